@@ -1,0 +1,39 @@
+#pragma once
+
+#if defined(__FAST_MATH__)
+#error "moe: compile without -ffast-math. The contracts speak of NaN and of a fixed order of summation; both are lost with it."
+#endif
+
+/// Callable from host and device code; plain host code where no CUDA compiler reads it.
+#if defined(__CUDACC__)
+#define MOE_HD __host__ __device__
+#else
+#define MOE_HD
+#endif
+
+/// Everything but moe::error lives in an inline namespace named after the instruction set that the translation unit was compiled for:
+/// two units built with different -m flags define different functions, and the linker cannot mix them up.
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__) && defined(__FMA__)
+#define MOE_AVX512 1
+#define MOE_ISA avx512
+#elif defined(__AVX2__) && defined(__FMA__)
+#define MOE_AVX2 1
+#define MOE_ISA avx2
+#elif defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#define MOE_ISA portable_fma
+#else
+#define MOE_ISA portable
+#endif
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#define MOE_HAS_FMA 1
+#endif
+
+#define MOE_STRINGIFY_(x) #x
+#define MOE_STRINGIFY(x) MOE_STRINGIFY_(x)
+
+/// For the few functions whose speed depends on being inlined into a loop that keeps its operands in registers.
+#if defined(__GNUC__)
+#define MOE_INLINE inline __attribute__((always_inline))
+#else
+#define MOE_INLINE inline
+#endif

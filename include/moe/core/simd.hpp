@@ -1,0 +1,171 @@
+#pragma once
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include <moe/core/math.hpp>
+
+namespace moe::inline MOE_ISA {
+
+#if defined(MOE_AVX512)
+inline constexpr int vector_bytes = 64;
+#elif defined(MOE_AVX2)
+inline constexpr int vector_bytes = 32;
+#else
+inline constexpr int vector_bytes = 16;
+#endif
+
+/// A machine vector of `width` floats or doubles. Element-wise, so that a lane's result never depends on the other lanes.
+/// Sums across lanes have one fixed tree. `*` and `+` of two vectors are never written in one expression: madd says it.
+template <class T>
+struct simd {
+  static constexpr int width = vector_bytes / static_cast<int>(sizeof(T));
+  typedef T native __attribute__((vector_size(vector_bytes)));
+  native v;
+
+  static MOE_INLINE simd zero() { return {native{}}; }
+  static MOE_INLINE simd all(T x) { return {x - native{}}; }
+  static MOE_INLINE simd load(T const* p) {
+    simd r;
+    std::memcpy(&r.v, p, sizeof r.v);
+    return r;
+  }
+  /// The first n lanes from memory, the others 0; reads nothing beyond.
+  static MOE_INLINE simd load(T const* p, index_t n) {
+    if (n >= width) return load(p);
+    simd r = zero();
+    if (n > 0) std::memcpy(&r.v, p, static_cast<std::size_t>(n) * sizeof(T));
+    return r;
+  }
+  static MOE_INLINE simd load(bf16 const* p)
+    requires std::same_as<T, float>
+  {
+    simd r;
+    for (int i = 0; i < width; ++i) r.v[i] = static_cast<float>(p[i]);
+    return r;
+  }
+  static MOE_INLINE simd load(bf16 const* p, index_t n)
+    requires std::same_as<T, float>
+  {
+    simd r = zero();
+    for (int i = 0; i < width && i < n; ++i) r.v[i] = static_cast<float>(p[i]);
+    return r;
+  }
+  MOE_INLINE void store(T* p) const { std::memcpy(p, &v, sizeof v); }
+  MOE_INLINE void store(T* p, index_t n) const {
+    if (n >= width) return store(p);
+    if (n > 0) std::memcpy(p, &v, static_cast<std::size_t>(n) * sizeof(T));
+  }
+  MOE_INLINE void store(bf16* p) const
+    requires std::same_as<T, float>
+  {
+    for (int i = 0; i < width; ++i) p[i] = bf16(v[i]);
+  }
+  MOE_INLINE void store(bf16* p, index_t n) const
+    requires std::same_as<T, float>
+  {
+    for (int i = 0; i < width && i < n; ++i) p[i] = bf16(v[i]);
+  }
+
+  MOE_INLINE T operator[](int i) const { return v[i]; }
+  friend MOE_INLINE simd operator+(simd a, simd b) { return {a.v + b.v}; }
+  friend MOE_INLINE simd operator-(simd a, simd b) { return {a.v - b.v}; }
+  friend MOE_INLINE simd operator*(simd a, simd b) { return {a.v * b.v}; }
+  friend MOE_INLINE simd operator/(simd a, simd b) { return {a.v / b.v}; }
+  friend MOE_INLINE simd operator-(simd a) { return {-a.v}; }
+};
+
+/// Built-ins rather than <immintrin.h>, which costs every includer 0.8 s; g++ and clang spell these the same.
+template <class T>
+MOE_INLINE simd<T> madd(simd<T> a, simd<T> b, simd<T> c) {
+#if defined(MOE_AVX512)
+  if constexpr (std::same_as<T, float>) return {__builtin_ia32_vfmaddps512_mask(a.v, b.v, c.v, -1, 4)};  // 4: the current rounding mode
+  else return {__builtin_ia32_vfmaddpd512_mask(a.v, b.v, c.v, -1, 4)};
+#elif defined(MOE_AVX2)
+  if constexpr (std::same_as<T, float>) return {__builtin_ia32_vfmaddps256(a.v, b.v, c.v)};
+  else return {__builtin_ia32_vfmaddpd256(a.v, b.v, c.v)};
+#else
+  simd<T> r;
+  for (int i = 0; i < simd<T>::width; ++i) r.v[i] = madd(a.v[i], b.v[i], c.v[i]);
+  return r;
+#endif
+}
+
+/// The larger of each pair; NaN if either is NaN.
+template <class T>
+MOE_INLINE simd<T> max(simd<T> a, simd<T> b) {
+  auto const nan = a.v != a.v;
+  auto const greater = a.v > b.v;
+  return {(nan | greater) ? a.v : b.v};
+}
+
+template <class T>
+MOE_INLINE simd<T> sqrt(simd<T> a) {
+  simd<T> r;
+  for (int i = 0; i < simd<T>::width; ++i) r.v[i] = std::sqrt(a.v[i]);
+  return r;
+}
+
+/// Sum and maximum of the lanes, by halves: ((0+8)+(4+12))+... A fixed tree.
+template <class T>
+MOE_INLINE T sum(simd<T> a) {
+  for (int half = simd<T>::width / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) a.v[i] = a.v[i] + a.v[i + half];
+  return a.v[0];
+}
+template <class T>
+MOE_INLINE T max(simd<T> a) {
+  T m = a.v[0];
+  for (int i = 1; i < simd<T>::width; ++i) m = (m != m || m > a.v[i]) ? m : a.v[i];
+  return m;
+}
+
+/// e^x. float: within 2.1 ulp by a degree-6 polynomial on |r| <= ln2/2; 0 below -104, +inf above 88.73, NaN stays; double: the C library's, lane by lane.
+template <class T>
+MOE_INLINE simd<T> exp(simd<T> x) {
+  if constexpr (std::same_as<T, double>) {
+    for (int i = 0; i < simd<T>::width; ++i) x.v[i] = std::exp(x.v[i]);
+    return x;
+  } else {
+    using V = simd<float>;
+    typedef int ints __attribute__((vector_size(vector_bytes)));
+    auto const high = x.v > 88.7228394f, low = x.v < -104.0f, nan = x.v != x.v;
+    V const y = {(high | low | nan) ? V::zero().v : x.v};
+    V const magic = V::all(12582912.0f);                                       // 1.5 * 2^23: adding it rounds to an integer
+    V const n = madd(y, V::all(1.44269504088896341f), magic) - magic;
+    V r = madd(n, V::all(-0.693145751953125f), y);                             // ln 2 in two parts
+    r = madd(n, V::all(-1.42860682030941723e-6f), r);
+    V p = V::all(1.0f / 720);
+    p = madd(p, r, V::all(1.0f / 120));
+    p = madd(p, r, V::all(1.0f / 24));
+    p = madd(p, r, V::all(1.0f / 6));
+    p = madd(p, r, V::all(0.5f));
+    p = madd(p, r, V::all(1.0f));
+    p = madd(p, r, V::all(1.0f));
+    ints const whole = __builtin_convertvector(n.v, ints), half = whole >> 1, rest = whole - half;  // 2^n in two factors: n reaches -150
+    auto const power = [](ints k) {
+      ints const bits = (k + 127) << 23;
+      V f;
+      std::memcpy(&f.v, &bits, sizeof f.v);
+      return f;
+    };
+    V const e = (p * power(half)) * power(rest);
+    V const inf = V::all(std::numeric_limits<float>::infinity());
+    return {nan ? x.v : high ? inf.v : low ? V::zero().v : e.v};
+  }
+}
+
+/// One element: the same bits as a lane of the vector function.
+template <class T>
+MOE_INLINE T exp_one(T x) {
+  return exp(simd<T>::all(x))[0];
+}
+
+/// 1 / (1 + e^-x), without overflow.
+template <class T>
+MOE_INLINE simd<T> sigmoid(simd<T> x) {
+  simd<T> const one = simd<T>::all(T(1));
+  return one / (one + exp(-x));
+}
+
+}  // namespace moe::inline MOE_ISA
