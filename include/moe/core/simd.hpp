@@ -79,8 +79,8 @@ struct simd {
 template <class T>
 MOE_INLINE simd<T> madd(simd<T> a, simd<T> b, simd<T> c) {
 #if defined(MOE_AVX512)
-  if constexpr (std::same_as<T, float>) return {__builtin_ia32_vfmaddps512_mask(a.v, b.v, c.v, -1, 4)};  // 4: the current rounding mode
-  else return {__builtin_ia32_vfmaddpd512_mask(a.v, b.v, c.v, -1, 4)};
+  if constexpr (std::same_as<T, float>) return {__builtin_ia32_vfmaddps512_mask(a.v, b.v, c.v, 0xffff, 4)};  // 4: the current rounding mode
+  else return {__builtin_ia32_vfmaddpd512_mask(a.v, b.v, c.v, 0xff, 4)};
 #elif defined(MOE_AVX2)
   if constexpr (std::same_as<T, float>) return {__builtin_ia32_vfmaddps256(a.v, b.v, c.v)};
   else return {__builtin_ia32_vfmaddpd256(a.v, b.v, c.v)};
