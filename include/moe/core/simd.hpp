@@ -75,12 +75,24 @@ struct simd {
   friend MOE_INLINE simd operator-(simd a) { return {-a.v}; }
 };
 
+#if defined(MOE_AVX512)
+namespace detail {  // a mask that selects every lane, in the integer type that the compiler's built-in takes
+#if defined(__clang__)
+inline constexpr unsigned short all_floats = 0xffff;
+inline constexpr unsigned char all_doubles = 0xff;
+#else
+inline constexpr short all_floats = -1;
+inline constexpr signed char all_doubles = -1;
+#endif
+}  // namespace detail
+#endif
+
 /// Built-ins rather than <immintrin.h>, which costs every includer 0.8 s; g++ and clang spell these the same.
 template <class T>
 MOE_INLINE simd<T> madd(simd<T> a, simd<T> b, simd<T> c) {
 #if defined(MOE_AVX512)
-  if constexpr (std::same_as<T, float>) return {__builtin_ia32_vfmaddps512_mask(a.v, b.v, c.v, 0xffff, 4)};  // 4: the current rounding mode
-  else return {__builtin_ia32_vfmaddpd512_mask(a.v, b.v, c.v, 0xff, 4)};
+  if constexpr (std::same_as<T, float>) return {__builtin_ia32_vfmaddps512_mask(a.v, b.v, c.v, detail::all_floats, 4)};  // 4: the current rounding mode
+  else return {__builtin_ia32_vfmaddpd512_mask(a.v, b.v, c.v, detail::all_doubles, 4)};
 #elif defined(MOE_AVX2)
   if constexpr (std::same_as<T, float>) return {__builtin_ia32_vfmaddps256(a.v, b.v, c.v)};
   else return {__builtin_ia32_vfmaddpd256(a.v, b.v, c.v)};

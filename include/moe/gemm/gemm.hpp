@@ -1,0 +1,58 @@
+#pragma once
+#include <moe/core/space.hpp>
+#include <moe/gemm/detail/product.hpp>
+
+namespace moe::inline MOE_ISA {
+
+struct gemm_config {
+  bool transpose_a = false, transpose_b = false;
+  bool accumulate = false;  ///< add to c: each sum starts from what c holds
+};
+
+namespace detail {
+template <class V>
+concept matrix_like = requires(V const& v) {
+  typename V::value_type;
+  v.row_stride();
+} && V::rank == 2;
+
+template <bool Transposed, class V>
+auto operand_of(V const& v) {
+  using T = typename V::value_type;
+  return Transposed ? operand<T>{v.data(), 1, v.row_stride()} : operand<T>{v.data(), v.row_stride(), 1};
+}
+}  // namespace detail
+
+/// Product of matrices:  c[m, n] (+)= sum_k op(a)[m, k] op(b)[k, n],  op(x) = x or its transpose.
+///
+///   a  [m, k], or [k, m] if transpose_a      in   any storage type
+///   b  [k, n], or [n, k] if transpose_b      in   any storage type (a weight [out, in] is used with transpose_b)
+///   c  [m, n]                                out  accumulator<TC> sums, rounded to TC once; must not overlap a or b
+///
+/// Edges   m == 0 or n == 0 writes nothing; k == 0 writes zeros (accumulate: nothing changes). NaN and infinity propagate as in IEEE arithmetic.
+/// Throws  shape_mismatch if the extents disagree; out_of_memory if scratch holds less than gemm_scratch_bytes.
+/// Order   each output is one chain of madd in ascending k, so it does not depend on threads, blocking, strides or the other rows and columns.
+/// Cost    2 m n k flops; b is copied once into scratch in the order the registers want it.
+/// Source  Goto and van de Geijn 2008, "Anatomy of high-performance matrix multiplication", for the blocking.
+template <gemm_config C = gemm_config{}, detail::matrix_like MA, detail::matrix_like MB, class TC, index_t M, index_t N>
+void gemm(cpu const& space, MA const& a, MB const& b, tensor<TC, M, N> const& c, arena& scratch) {
+  using product = detail::product<typename MA::value_type, typename MB::value_type, TC>;
+  index_t const m = c.template extent<0>(), n = c.template extent<1>();
+  index_t const k = C.transpose_a ? a.template extent<0>() : a.template extent<1>();
+  index_t const a_rows = C.transpose_a ? a.template extent<1>() : a.template extent<0>();
+  index_t const b_rows = C.transpose_b ? b.template extent<1>() : b.template extent<0>();
+  index_t const b_columns = C.transpose_b ? b.template extent<0>() : b.template extent<1>();
+  expects(a_rows == m, errc::shape_mismatch, "gemm: a has ", a_rows, " rows (transposed: columns), c has ", m);
+  expects(b_columns == n, errc::shape_mismatch, "gemm: b has ", b_columns, " columns (transposed: rows), c has ", n);
+  expects(b_rows == k, errc::shape_mismatch, "gemm: a sums over ", k, " elements, b over ", b_rows);
+  product const p{detail::operand_of<C.transpose_a>(a), detail::operand_of<C.transpose_b>(b), c.data(), c.row_stride(), m, k, 0};
+  detail::multiply_all<TC>(space, 1, k, n, C.accumulate, [&](index_t) { return p; }, scratch);
+}
+
+/// Bytes of scratch gemm needs for outputs stored as TC.
+template <class TC>
+std::size_t gemm_scratch_bytes(cpu const& space, index_t /*m*/, index_t n, index_t k) {
+  return detail::product_scratch_bytes<TC>(space, 1, k, n);
+}
+
+}  // namespace moe::inline MOE_ISA

@@ -1,0 +1,112 @@
+#pragma once
+#include <moe/gemm/gemm.hpp>
+
+namespace moe::inline MOE_ISA {
+
+struct grouped_gemm_config {
+  bool transpose_w = true;  ///< y = x w^T, the layer's forward with weights [out, in]; false: y = x w, its input gradient
+  bool accumulate = false;  ///< add to y: each sum starts from what y holds
+};
+
+namespace detail {
+inline void check_offsets(char const* who, in<index_t, dyn> offsets, index_t experts, index_t rows) {
+  expects(offsets.template extent<0>() == experts + 1, errc::shape_mismatch, who, ": offsets has ", offsets.template extent<0>(), " entries, ", experts,
+          " experts need ", experts + 1);
+  expects(offsets(0) == 0, errc::bad_argument, who, ": offsets[0] is ", offsets(0), ", must be 0");
+  for (index_t e = 0; e < experts; ++e)
+    expects(offsets(e) <= offsets(e + 1), errc::bad_argument, who, ": offsets[", e + 1, "] = ", offsets(e + 1), " is below offsets[", e, "] = ", offsets(e));
+  expects(offsets(experts) <= rows, errc::bad_argument, who, ": offsets end at ", offsets(experts), ", there are ", rows, " rows");
+}
+inline void check_gather(char const* who, in<int, dyn> gather, index_t rows, index_t sources) {
+  expects(gather.template extent<0>() >= rows, errc::shape_mismatch, who, ": gather has ", gather.template extent<0>(), " entries for ", rows, " rows");
+  for (index_t r = 0; r < rows; ++r)
+    expects(gather(r) >= 0 && gather(r) < sources, errc::bad_argument, who, ": gather[", r, "] = ", gather(r), ", x has ", sources, " rows");
+}
+}  // namespace detail
+
+/// One product per expert over ragged rows:  y[r] (+)= x[r] w[e]^T  for offsets[e] <= r < offsets[e + 1]  (transpose_w false: x[r] w[e]).
+///
+///   x        [rows, in]            in   sorted by expert; with `gather`, row r is read from x[gather[r]] and x need not be sorted
+///   offsets  [experts + 1]         in   offsets[0] == 0, ascending, offsets[experts] <= rows; rows behind the last offset are not touched
+///   w        [experts, out, in]    in   (transpose_w false: x is [rows, out], y is [rows, in])
+///   y        [rows, out]           out  must not overlap x or w
+///   gather   [rows]                in   optional: an empty view stands for the identity
+///
+/// Edges   any row count per expert, also 0 and all; rows == 0 writes nothing.
+/// Throws  shape_mismatch for extents that disagree; bad_argument for offsets that are not ascending or out of range, or a gather index out of range;
+///         out_of_memory if scratch holds less than grouped_gemm_scratch_bytes.
+/// Order   each output is one chain of madd in ascending k (`in`): independent of threads, of the other rows, and of the other experts.
+/// Cost    2 rows in out flops; every weight of an expert with rows is copied once into scratch.
+/// Source  Gale et al. 2022, MegaBlocks, arXiv:2211.15841, for the dropless formulation.
+template <grouped_gemm_config C = grouped_gemm_config{}, class T, index_t YR, index_t YC>
+void grouped_gemm(cpu const& space, in<T, dyn, dyn> x, in<index_t, dyn> offsets, in<T, dyn, dyn, dyn> w, tensor<T, YR, YC> const& y, arena& scratch,
+                  in<int, dyn> gather = {}) {
+  index_t const experts = w.template extent<0>(), rows = y.template extent<0>(), n = y.template extent<1>(), k = x.template extent<1>();
+  index_t const w_in = C.transpose_w ? w.template extent<2>() : w.template extent<1>(), w_out = C.transpose_w ? w.template extent<1>() : w.template extent<2>();
+  bool const gathered = gather.template extent<0>() > 0;
+  expects(w_in == k, errc::shape_mismatch, "grouped_gemm: x has ", k, " columns, w sums over ", w_in);
+  expects(w_out == n, errc::shape_mismatch, "grouped_gemm: y has ", n, " columns, w gives ", w_out);
+  expects(gathered || x.template extent<0>() == rows, errc::shape_mismatch, "grouped_gemm: x has ", x.template extent<0>(), " rows, y has ", rows);
+  detail::check_offsets("grouped_gemm", offsets, experts, rows);
+  if (gathered) detail::check_gather("grouped_gemm", gather, offsets(experts), x.template extent<0>());
+  auto const product_of = [&](index_t e) {
+    index_t const first = offsets(e);
+    detail::operand<T> a{x.data(), x.row_stride(), 1, gathered ? gather.data() + first : nullptr};
+    if (!gathered) a.data += first * x.row_stride();
+    T const* we = w.data() + e * w.template extent<1>() * w.row_stride();
+    detail::operand<T> const b = C.transpose_w ? detail::operand<T>{we, 1, w.row_stride()} : detail::operand<T>{we, w.row_stride(), 1};
+    return detail::product<T, T, T>{a, b, y.row(first), y.row_stride(), offsets(e + 1) - first, k, e * k};
+  };
+  detail::multiply_all<T>(space, experts, experts * k, n, C.accumulate, product_of, scratch);
+}
+
+/// Bytes of scratch for grouped_gemm with sums over k elements and n outputs.
+template <class T>
+std::size_t grouped_gemm_scratch_bytes(cpu const& space, index_t experts, index_t n, index_t k) {
+  return detail::product_scratch_bytes<T>(space, experts, experts * k, n);
+}
+
+struct weight_gradient_config {
+  bool accumulate = false;  ///< add to d_w: each sum starts from what d_w holds
+};
+
+/// One product per expert over ragged depth:  d_w[e][o, i] (+)= sum_r d_y[r, o] x[r, i]  for offsets[e] <= r < offsets[e + 1].
+///
+///   d_y      [rows, out]           in
+///   x        [rows, in]            in   with `gather`, row r is read from x[gather[r]]
+///   offsets  [experts + 1]         in   as for grouped_gemm
+///   d_w      [experts, out, in]    out  of type TW: may be float where x and d_y are bf16
+///
+/// Edges   an expert without rows gets exact zeros (accumulate: is left as it is).
+/// Throws  as grouped_gemm.
+/// Order   each output is one chain of madd in ascending r.
+/// Cost    2 rows in out flops; x is copied once into scratch.
+template <weight_gradient_config C = weight_gradient_config{}, class T, class TW, index_t YR, index_t YC, index_t E, index_t O, index_t I>
+void grouped_gemm_weight_gradient(cpu const& space, tensor<T, YR, YC> const& d_y, in<std::remove_const_t<T>, dyn, dyn> x, in<index_t, dyn> offsets,
+                                  tensor<TW, E, O, I> const& d_w, arena& scratch, in<int, dyn> gather = {}) {
+  using S = std::remove_const_t<T>;
+  index_t const experts = d_w.template extent<0>(), m = d_w.template extent<1>(), n = d_w.template extent<2>(), rows = d_y.template extent<0>();
+  bool const gathered = gather.template extent<0>() > 0;
+  expects(d_y.template extent<1>() == m, errc::shape_mismatch, "grouped_gemm_weight_gradient: d_y has ", d_y.template extent<1>(), " columns, d_w has ", m, " rows");
+  expects(x.template extent<1>() == n, errc::shape_mismatch, "grouped_gemm_weight_gradient: x has ", x.template extent<1>(), " columns, d_w has ", n);
+  expects(gathered || x.template extent<0>() == rows, errc::shape_mismatch, "grouped_gemm_weight_gradient: x has ", x.template extent<0>(), " rows, d_y has ", rows);
+  detail::check_offsets("grouped_gemm_weight_gradient", offsets, experts, rows);
+  if (gathered) detail::check_gather("grouped_gemm_weight_gradient", gather, offsets(experts), x.template extent<0>());
+  auto const product_of = [&](index_t e) {
+    index_t const first = offsets(e), count = offsets(e + 1) - first;
+    detail::operand<S> const a{d_y.row(first), 1, d_y.row_stride()};
+    detail::operand<S> b{x.data(), x.row_stride(), 1, gathered ? gather.data() + first : nullptr};
+    if (!gathered) b.data += first * x.row_stride();
+    bool const nothing = count == 0 && C.accumulate;
+    return detail::product<S, S, TW>{a, b, d_w.data() + e * m * d_w.row_stride(), d_w.row_stride(), nothing ? 0 : m, count, first};
+  };
+  detail::multiply_all<TW>(space, experts, rows, n, C.accumulate, product_of, scratch);
+}
+
+/// Bytes of scratch for grouped_gemm_weight_gradient over `rows` rows with `in` input columns.
+template <class TW>
+std::size_t grouped_gemm_weight_gradient_scratch_bytes(cpu const& space, index_t experts, index_t rows, index_t in_columns) {
+  return detail::product_scratch_bytes<TW>(space, experts, rows, in_columns);
+}
+
+}  // namespace moe::inline MOE_ISA
