@@ -1,0 +1,30 @@
+#pragma once
+// The whole CPU library. A test checks that every public header stands here and that all of them together stay cheap to include.
+
+#include <moe/version.hpp>
+
+#include <moe/core/buffer.hpp>
+#include <moe/core/error.hpp>
+#include <moe/core/macros.hpp>
+#include <moe/core/math.hpp>
+#include <moe/core/parallel.hpp>
+#include <moe/core/random.hpp>
+#include <moe/core/simd.hpp>
+#include <moe/core/space.hpp>
+#include <moe/core/tensor.hpp>
+#include <moe/core/types.hpp>
+
+#include <moe/gemm/gemm.hpp>
+#include <moe/gemm/grouped_gemm.hpp>
+
+#include <moe/nn/ffn.hpp>
+#include <moe/nn/layer.hpp>
+#include <moe/nn/linear.hpp>
+#include <moe/nn/moe_ffn.hpp>
+#include <moe/nn/parameter.hpp>
+#include <moe/nn/residual.hpp>
+#include <moe/nn/sequence.hpp>
+
+#include <moe/io/atomic_file.hpp>
+#include <moe/io/checksum.hpp>
+#include <moe/io/json.hpp>

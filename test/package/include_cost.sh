@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# include_cost.sh COMPILER INCLUDE: moe.hpp includes every public header and costs a translation unit at most two seconds of the compiler's time
+# (processor time, the best of three, so that a busy machine does not fail the test).
+set -euo pipefail
+compiler=$1 include=$2 limit=2000
+
+missing=$(cd "$include" && find moe -name '*.hpp' ! -path '*/detail/*' ! -path moe/moe.hpp | LC_ALL=C sort | while read -r header; do
+  grep -qxF "#include <$header>" moe/moe.hpp || echo "$header"
+done)
+if [[ -n $missing ]]; then
+  echo "moe.hpp does not include:" $missing
+  exit 1
+fi
+
+compile=("$compiler" -std=c++20 -fopenmp -I"$include" -fsyntax-only -w -x c++ "$include/moe/moe.hpp")
+"${compile[@]}"
+TIMEFORMAT='%3U %3S' best=
+for _ in 1 2 3; do
+  read -r user system < <({ time "${compile[@]}"; } 2>&1)
+  milliseconds=$((10#${user/./} + 10#${system/./}))
+  [[ -n $best && $best -le $milliseconds ]] || best=$milliseconds
+done
+echo "moe.hpp costs $best ms"
+((best <= limit)) || { echo "that is more than $limit ms"; exit 1; }
