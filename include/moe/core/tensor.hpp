@@ -117,5 +117,12 @@ tensor<T, dyn, C> rows_of(tensor<T, R, C> const& m, index_t begin, index_t end) 
           m.template extent<0>());
   return tensor<T, dyn, C>(m.row(begin), end - begin, m.template extent<1>()).with_row_stride(m.row_stride());
 }
+/// Columns [begin, end) of a matrix: the rows stay where they are, so the view is strided.
+template <class T, index_t R, index_t C>
+tensor<T, R, dyn> columns_of(tensor<T, R, C> const& m, index_t begin, index_t end) {
+  index_t const columns = m.template extent<1>(), rows = m.template extent<0>();
+  expects(0 <= begin && begin <= end && end <= columns, errc::shape_mismatch, "columns_of: columns [", begin, ", ", end, ") of ", columns);
+  return tensor<T, R, dyn>(m.data() + begin, rows, end - begin).with_row_stride(m.row_stride());
+}
 
 }  // namespace moe::inline MOE_ISA

@@ -18,8 +18,7 @@ concept matrix_like = requires(V const& v) {
 
 template <bool Transposed, class V>
 auto operand_of(V const& v) {
-  using T = typename V::value_type;
-  return Transposed ? operand<T>{v.data(), 1, v.row_stride()} : operand<T>{v.data(), v.row_stride(), 1};
+  return operand<typename V::value_type>{v.data(), v.row_stride(), Transposed};
 }
 }  // namespace detail
 

@@ -17,10 +17,20 @@ inline void check_offsets(char const* who, in<index_t, dyn> offsets, index_t exp
     expects(offsets(e) <= offsets(e + 1), errc::bad_argument, who, ": offsets[", e + 1, "] = ", offsets(e + 1), " is below offsets[", e, "] = ", offsets(e));
   expects(offsets(experts) <= rows, errc::bad_argument, who, ": offsets end at ", offsets(experts), ", there are ", rows, " rows");
 }
-inline void check_gather(char const* who, in<int, dyn> gather, index_t rows, index_t sources) {
-  expects(gather.template extent<0>() >= rows, errc::shape_mismatch, who, ": gather has ", gather.template extent<0>(), " entries for ", rows, " rows");
-  for (index_t r = 0; r < rows; ++r)
-    expects(gather(r) >= 0 && gather(r) < sources, errc::bad_argument, who, ": gather[", r, "] = ", gather(r), ", x has ", sources, " rows");
+/// The rows that a product over `rows` rows reads must exist: directly, or through the index.
+inline void check_lines(char const* who, char const* what, in<int, dyn> gather, index_t rows, index_t used, index_t sources) {
+  if (gather.template extent<0>() == 0) {
+    expects(sources == rows, errc::shape_mismatch, who, ": ", what, " has ", sources, " rows, ", rows, " are needed");
+    return;
+  }
+  expects(gather.template extent<0>() >= used, errc::shape_mismatch, who, ": the gather index of ", what, " has ", gather.template extent<0>(), " entries for ", used, " rows");
+  for (index_t r = 0; r < used; ++r)
+    expects(gather(r) >= 0 && gather(r) < sources, errc::bad_argument, who, ": the gather index of ", what, " names row ", gather(r), " of ", sources, " at position ", r);
+}
+template <class T>
+operand<T> lines_from(in<T, dyn, dyn> x, index_t first, bool transposed, in<int, dyn> gather) {
+  if (gather.template extent<0>() > 0) return {x.data(), x.row_stride(), transposed, gather.data() + first};
+  return {x.row(first), x.row_stride(), transposed};
 }
 }  // namespace detail
 
@@ -43,18 +53,14 @@ void grouped_gemm(cpu const& space, in<T, dyn, dyn> x, in<index_t, dyn> offsets,
                   in<int, dyn> gather = {}) {
   index_t const experts = w.template extent<0>(), rows = y.template extent<0>(), n = y.template extent<1>(), k = x.template extent<1>();
   index_t const w_in = C.transpose_w ? w.template extent<2>() : w.template extent<1>(), w_out = C.transpose_w ? w.template extent<1>() : w.template extent<2>();
-  bool const gathered = gather.template extent<0>() > 0;
   expects(w_in == k, errc::shape_mismatch, "grouped_gemm: x has ", k, " columns, w sums over ", w_in);
   expects(w_out == n, errc::shape_mismatch, "grouped_gemm: y has ", n, " columns, w gives ", w_out);
-  expects(gathered || x.template extent<0>() == rows, errc::shape_mismatch, "grouped_gemm: x has ", x.template extent<0>(), " rows, y has ", rows);
   detail::check_offsets("grouped_gemm", offsets, experts, rows);
-  if (gathered) detail::check_gather("grouped_gemm", gather, offsets(experts), x.template extent<0>());
+  detail::check_lines("grouped_gemm", "x", gather, rows, offsets(experts), x.template extent<0>());
   auto const product_of = [&](index_t e) {
     index_t const first = offsets(e);
-    detail::operand<T> a{x.data(), x.row_stride(), 1, gathered ? gather.data() + first : nullptr};
-    if (!gathered) a.data += first * x.row_stride();
-    T const* we = w.data() + e * w.template extent<1>() * w.row_stride();
-    detail::operand<T> const b = C.transpose_w ? detail::operand<T>{we, 1, w.row_stride()} : detail::operand<T>{we, w.row_stride(), 1};
+    detail::operand<T> const a = detail::lines_from<T>(x, first, false, gather);
+    detail::operand<T> const b{w.data() + e * w.template extent<1>() * w.row_stride(), w.row_stride(), C.transpose_w};
     return detail::product<T, T, T>{a, b, y.row(first), y.row_stride(), offsets(e + 1) - first, k, e * k};
   };
   detail::multiply_all<T>(space, experts, experts * k, n, C.accumulate, product_of, scratch);
@@ -72,8 +78,8 @@ struct weight_gradient_config {
 
 /// One product per expert over ragged depth:  d_w[e][o, i] (+)= sum_r d_y[r, o] x[r, i]  for offsets[e] <= r < offsets[e + 1].
 ///
-///   d_y      [rows, out]           in
-///   x        [rows, in]            in   with `gather`, row r is read from x[gather[r]]
+///   d_y      [rows, out]           in   with `gather_d_y`, row r is read from d_y[gather_d_y[r]]
+///   x        [rows, in]            in   with `gather_x`, row r is read from x[gather_x[r]]
 ///   offsets  [experts + 1]         in   as for grouped_gemm
 ///   d_w      [experts, out, in]    out  of type TW: may be float where x and d_y are bf16
 ///
@@ -83,20 +89,18 @@ struct weight_gradient_config {
 /// Cost    2 rows in out flops; x is copied once into scratch.
 template <weight_gradient_config C = weight_gradient_config{}, class T, class TW, index_t YR, index_t YC, index_t E, index_t O, index_t I>
 void grouped_gemm_weight_gradient(cpu const& space, tensor<T, YR, YC> const& d_y, in<std::remove_const_t<T>, dyn, dyn> x, in<index_t, dyn> offsets,
-                                  tensor<TW, E, O, I> const& d_w, arena& scratch, in<int, dyn> gather = {}) {
+                                  tensor<TW, E, O, I> const& d_w, arena& scratch, in<int, dyn> gather_d_y = {}, in<int, dyn> gather_x = {}) {
   using S = std::remove_const_t<T>;
-  index_t const experts = d_w.template extent<0>(), m = d_w.template extent<1>(), n = d_w.template extent<2>(), rows = d_y.template extent<0>();
-  bool const gathered = gather.template extent<0>() > 0;
+  index_t const experts = d_w.template extent<0>(), m = d_w.template extent<1>(), n = d_w.template extent<2>();
+  index_t const rows = gather_d_y.template extent<0>() == 0 ? d_y.template extent<0>() : gather_d_y.template extent<0>();
   expects(d_y.template extent<1>() == m, errc::shape_mismatch, "grouped_gemm_weight_gradient: d_y has ", d_y.template extent<1>(), " columns, d_w has ", m, " rows");
   expects(x.template extent<1>() == n, errc::shape_mismatch, "grouped_gemm_weight_gradient: x has ", x.template extent<1>(), " columns, d_w has ", n);
-  expects(gathered || x.template extent<0>() == rows, errc::shape_mismatch, "grouped_gemm_weight_gradient: x has ", x.template extent<0>(), " rows, d_y has ", rows);
   detail::check_offsets("grouped_gemm_weight_gradient", offsets, experts, rows);
-  if (gathered) detail::check_gather("grouped_gemm_weight_gradient", gather, offsets(experts), x.template extent<0>());
+  detail::check_lines("grouped_gemm_weight_gradient", "d_y", gather_d_y, rows, offsets(experts), d_y.template extent<0>());
+  detail::check_lines("grouped_gemm_weight_gradient", "x", gather_x, rows, offsets(experts), x.template extent<0>());
   auto const product_of = [&](index_t e) {
     index_t const first = offsets(e), count = offsets(e + 1) - first;
-    detail::operand<S> const a{d_y.row(first), 1, d_y.row_stride()};
-    detail::operand<S> b{x.data(), x.row_stride(), 1, gathered ? gather.data() + first : nullptr};
-    if (!gathered) b.data += first * x.row_stride();
+    detail::operand<S> const a = detail::lines_from<S>(d_y, first, true, gather_d_y), b = detail::lines_from<S>(x, first, false, gather_x);
     bool const nothing = count == 0 && C.accumulate;
     return detail::product<S, S, TW>{a, b, d_w.data() + e * m * d_w.row_stride(), d_w.row_stride(), nothing ? 0 : m, count, first};
   };

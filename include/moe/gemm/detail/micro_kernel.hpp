@@ -28,7 +28,7 @@ inline void multiply_block(index_t depth, A const* a, A const* b, A* c, index_t 
   for (index_t k = 0; k < depth; ++k) {
     V row[block_vectors];
     for (int j = 0; j < block_vectors; ++j) row[j] = V::load(b + j * V::width);
-#pragma GCC unroll 16
+    MOE_UNROLL(16)
     for (int i = 0; i < Rows; ++i) {
       V const x = V::all(a[i]);
       for (int j = 0; j < block_vectors; ++j) sum[i][j] = madd(x, row[j], sum[i][j]);

@@ -3,15 +3,16 @@
 
 namespace moe::inline MOE_ISA::detail {
 
-/// A matrix of a product: element (i, j) stands at data[i * row_stride + j * column_stride]; with `row_index`, row i of the product is row
-/// row_index[i] of the memory. One of the strides is 1.
+/// A matrix as it lies in memory: lines of contiguous elements, `stride` apart; with `index`, line l of the product is line index[l] of the memory.
+/// The lines are the rows of the matrix, or its columns if `transposed`.
 template <class T>
 struct operand {
   T const* data;
-  index_t row_stride, column_stride;
-  int const* row_index = nullptr;
+  index_t stride;
+  bool transposed;
+  int const* index = nullptr;
 
-  T const* row(index_t i) const { return data + (row_index != nullptr ? index_t{row_index[i]} : i) * row_stride; }
+  T const* line(index_t l) const { return data + (index != nullptr ? index_t{index[l]} : l) * stride; }
 };
 
 /// to[k, i] = row_i[k] for `count` rows, k < depth, rows of `to` being `width` long: a transposition in tiles that stay in L1.
@@ -30,11 +31,13 @@ inline void pack_transposed(A* to, index_t width, index_t count, index_t depth, 
 /// Rows [first, first + count) and columns [k0, k0 + depth) of `a`, as [depth, count].
 template <class A, class T>
 inline void pack_rows(A* to, operand<T> const& a, index_t first, index_t count, index_t k0, index_t depth) {
-  if (a.column_stride == 1) {
-    pack_transposed<A, T>(to, count, count, depth, [&](index_t i) { return a.row(first + i) + k0; });
+  if (!a.transposed) {
+    pack_transposed<A, T>(to, count, count, depth, [&](index_t i) { return a.line(first + i) + k0; });
   } else {
-    for (index_t k = 0; k < depth; ++k)
-      for (index_t i = 0; i < count; ++i) to[k * count + i] = static_cast<A>(a.row(first + i)[(k0 + k) * a.column_stride]);
+    for (index_t k = 0; k < depth; ++k) {
+      T const* from = a.line(k0 + k) + first;
+      for (index_t i = 0; i < count; ++i) to[k * count + i] = static_cast<A>(from[i]);
+    }
   }
 }
 
@@ -43,16 +46,16 @@ template <class A, class T>
 inline void pack_columns(A* to, operand<T> const& b, index_t first, index_t count, index_t depth) {
   constexpr index_t width = block_columns<A>;
   using V = simd<A>;
-  if (b.column_stride == 1) {
+  if (!b.transposed) {
     for (index_t k = 0; k < depth; ++k) {
-      T const* from = b.row(k) + first;
+      T const* from = b.line(k) + first;
       for (index_t j = 0; j < width; j += V::width) V::load(from + j, count - j).store(to + k * width + j);
     }
     return;
   }
   if (count < width)
     for (index_t i = 0; i < depth * width; ++i) to[i] = A(0);
-  pack_transposed<A, T>(to, width, count, depth, [&](index_t j) { return b.data + (first + j) * b.column_stride; });
+  pack_transposed<A, T>(to, width, count, depth, [&](index_t j) { return b.line(first + j); });
 }
 
 }  // namespace moe::inline MOE_ISA::detail

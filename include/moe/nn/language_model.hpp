@@ -1,0 +1,168 @@
+#pragma once
+#include <moe/nn/cross_entropy.hpp>
+#include <moe/nn/embedding.hpp>
+#include <moe/nn/layer.hpp>
+#include <moe/nn/linear.hpp>
+#include <moe/nn/rms_norm.hpp>
+
+namespace moe::inline MOE_ISA::nn {
+
+struct language_model_config {
+  int vocab = 0, d_model = 0;
+  bool tied = false;         ///< the unembedding is the embedding
+  double embedding_std = 1;  ///< of the initial embedding
+  double head_gain = 1;      ///< multiplies the initial standard deviation of the unembedding, 1 / sqrt(d_model)
+};
+
+/// Next-token model:  logits = W_head rms_norm(Body(W_embedding[token])).
+template <language_model_config C, class Body>
+struct language_model {
+  static_assert(C.vocab >= 1, "moe::nn::language_model: vocab must be at least 1");
+  static_assert(C.d_model == Body::d_model, "moe::nn::language_model: d_model differs from the d_model of its layers");
+  static constexpr int vocab = C.vocab, d_model = C.d_model;
+  static constexpr bool tied = C.tied;
+  static constexpr double eps = 1e-5;
+  static constexpr auto embedding_parameters =
+      parameter_list(parameter<1, vocab, d_model>{"embedding.weight", parameter_group::embedding, {.std = C.embedding_std}});
+  static constexpr auto norm_parameters = parameter_list(parameter<1, 1, d_model>{"norm.weight", parameter_group::norm, {.constant = 1}});
+  static constexpr auto head_parameters =
+      parameter_list(parameter<1, vocab, d_model>{"head.weight", parameter_group::unembedding, scaled_normal(d_model, C.head_gain)});
+  static constexpr index_t body_offset = embedding_parameters.size, norm_offset = body_offset + Body::parameter_count,
+                           head_offset = norm_offset + norm_parameters.size;
+  static constexpr index_t parameter_count = tied ? head_offset : head_offset + head_parameters.size;
+
+  template <class F>
+  static void for_each_parameter(std::string const& prefix, index_t first, F const& f) {
+    embedding_parameters.for_each(prefix, first, f);
+    Body::for_each_parameter(prefix + "layers.", first + body_offset, f);
+    norm_parameters.for_each(prefix, first + norm_offset, f);
+    if constexpr (!tied) head_parameters.for_each(prefix, first + head_offset, f);
+  }
+  /// All parameters, padding of the buffer not counted.
+  static index_t parameters() {
+    index_t n = 0;
+    for_each_parameter("", 0, [&](parameter_info const& p) { n += p.elements(); });
+    return n;
+  }
+  /// Those that one token uses; of the embedding it reads one row.
+  static constexpr index_t active_parameters() { return Body::active_parameters() + d_model + d_model + index_t{vocab} * d_model; }
+  /// Floating-point operations of a training step (forward and backward) per token.
+  static constexpr double flops_per_token(index_t length) { return 3.0 * (Body::flops_per_token(length) + 2.0 * vocab * d_model); }
+
+  template <class T>
+  struct activations {
+    matrix_view<T> x, y, normed;  // [tokens, d_model]
+    vector_view<accumulator<T>> rstd;
+    typename Body::template activations<T> inner;
+    activations(arena& a, sequence_shape n)
+        : x(a.mat<T>(n.tokens(), d_model)), y(a.mat<T>(n.tokens(), d_model)), normed(a.mat<T>(n.tokens(), d_model)), rstd(a.vec<accumulator<T>>(n.tokens())),
+          inner(a, n) {}
+  };
+  template <class T>
+  struct state {
+    typename Body::template state<T> inner;
+    index_t position = 0, capacity;
+    state(arena& a, index_t tokens) : inner(a, tokens), capacity(tokens) {}
+  };
+
+  template <class T, class S>
+  static std::size_t scratch_bytes(S const& space, sequence_shape n) {
+    return detail::measured([&](arena& a) { a.mat<T>(n.tokens(), d_model), a.mat<T>(n.tokens(), d_model); }) +
+           std::max({Body::template scratch_bytes<T>(space, n), cross_entropy_scratch_bytes<T>(space, n.tokens(), vocab, d_model),
+                     rms_norm_backward_scratch_bytes<T>(n.tokens(), d_model), embedding_backward_scratch_bytes(n.tokens(), vocab)});
+  }
+  template <class T, class S>
+  static std::size_t logits_scratch_bytes(S const& space, index_t rows, index_t capacity) {
+    return detail::measured([&](arena& a) { a.mat<T>(rows, d_model), a.mat<T>(rows, d_model), a.vec<accumulator<T>>(rows); }) +
+           std::max(Body::template extend_scratch_bytes<T>(space, rows, capacity), linear_scratch_bytes<T>(space, rows, vocab, d_model));
+  }
+
+  /// Sums over the batch; `cross_entropy_sum` in nats over the `targets` that are not negative; balance and z summed over the mixture-of-experts layers.
+  struct losses {
+    double cross_entropy_sum = 0;
+    index_t targets = 0;
+    double balance = 0, z = 0;
+  };
+
+  /// One forward pass. target[t] is the token after token[t]; a negative one is ignored.
+  template <class S, class T>
+  static losses loss(S const& space, T const* w, in<int, dyn> token, in<int, dyn> target, sequence_shape n, activations<T>& a, arena& scratch) {
+    check(token, target, n);
+    run_body(space, w, token, n, a, scratch);
+    losses l = losses_of(target, a);
+    l.cross_entropy_sum = cross_entropy_loss<T>(space, a.normed, head(w), target, scratch);
+    return l;
+  }
+
+  /// Forward and backward: g += scale * d(mean cross-entropy + balance + z) / d w.
+  template <class S, class T>
+  static losses loss_and_gradient(S const& space, T const* w, T* g, in<int, dyn> token, in<int, dyn> target, sequence_shape n, activations<T>& a, arena& scratch,
+                                  double scale = 1) {
+    check(token, target, n);
+    run_body(space, w, token, n, a, scratch);
+    losses l = losses_of(target, a);
+    arena::scope const scope(scratch);
+    auto const d = scratch.mat<T>(n.tokens(), d_model), e = scratch.mat<T>(n.tokens(), d_model);
+    auto const mean = static_cast<accumulator<T>>(scale / static_cast<double>(std::max<index_t>(l.targets, 1)));
+    l.cross_entropy_sum = cross_entropy<T>(space, a.normed, head(w), target, mean, d, head(g), scratch);
+    rms_norm_backward(space, d, a.y, norm_parameters.template at<0>(w + norm_offset), a.rstd, e, norm_parameters.template at<0>(g + norm_offset), scratch);
+    Body::backward(space, w + body_offset, g + body_offset, matrix_view<T const>(e), d, n, a.inner, scale, scratch);
+    embedding_backward(space, token, d, embedding_parameters.template at<0>(g), scratch);
+    return l;
+  }
+
+  /// Logits [n, vocab] of the next n tokens of a sequence; the state remembers them. Bit for bit the rows that a forward pass over the whole sequence gives.
+  template <class S, class T>
+  static void logits(S const& space, T const* w, in<int, dyn> token, state<T>& s, matrix_view<T> out, arena& scratch) {
+    index_t const rows = token.template extent<0>();
+    expects(s.position + rows <= s.capacity, errc::shape_mismatch, "language_model: ", rows, " tokens after ", s.position, " exceed the state's capacity of ", s.capacity);
+    if (rows == 0) return;
+    arena::scope const scope(scratch);
+    auto const x = scratch.mat<T>(rows, d_model), y = scratch.mat<T>(rows, d_model);
+    auto const rstd = scratch.vec<accumulator<T>>(rows);
+    embedding(space, token, embedding_parameters.template at<0>(w), x);
+    Body::extend(space, w + body_offset, matrix_view<T const>(x), y, s.position, s.inner, scratch);
+    rms_norm(space, y, norm_parameters.template at<0>(w + norm_offset), accumulator<T>(eps), x, rstd);
+    linear<S, T>(space, x, head(w), out, scratch);
+    s.position += rows;
+  }
+
+  /// Logits of a whole batch, by the forward pass of training.
+  template <class S, class T>
+  static void logits_of_batch(S const& space, T const* w, in<int, dyn> token, sequence_shape n, activations<T>& a, matrix_view<T> out, arena& scratch) {
+    run_body(space, w, token, n, a, scratch);
+    linear<S, T>(space, a.normed, head(w), out, scratch);
+  }
+
+  template <class T, class F>
+  static void for_each_router(activations<T>& a, F const& f) {
+    Body::for_each_router(a.inner, f);
+  }
+
+ private:
+  static void check(in<int, dyn> token, in<int, dyn> target, sequence_shape n) {
+    expects(n.sequences >= 0 && n.length >= 0, errc::bad_argument, "language_model: ", n.sequences, " sequences of ", n.length, " tokens");
+    expects(token.template extent<0>() == n.tokens(), errc::shape_mismatch, "language_model: ", token.template extent<0>(), " tokens, the shape needs ", n.tokens());
+    expects(target.template extent<0>() == n.tokens(), errc::shape_mismatch, "language_model: ", target.template extent<0>(), " targets, the shape needs ", n.tokens());
+  }
+  template <class T>
+  static matrix_view<T> head(T* w) {
+    if constexpr (tied) return embedding_parameters.template at<0>(w);
+    else return head_parameters.template at<0>(w + head_offset);
+  }
+  template <class S, class T>
+  static void run_body(S const& space, T const* w, in<int, dyn> token, sequence_shape n, activations<T>& a, arena& scratch) {
+    embedding(space, token, embedding_parameters.template at<0>(w), a.x);
+    Body::forward(space, w + body_offset, matrix_view<T const>(a.x), a.y, n, a.inner, scratch);
+    rms_norm(space, a.y, norm_parameters.template at<0>(w + norm_offset), accumulator<T>(eps), a.normed, a.rstd);
+  }
+  template <class T>
+  static losses losses_of(in<int, dyn> target, activations<T>& a) {
+    losses l;
+    for (index_t t = 0; t < target.template extent<0>(); ++t) l.targets += target(t) >= 0;
+    for_each_router(a, [&](auto const& routed) { l.balance += routed.losses.balance, l.z += routed.losses.z; });
+    return l;
+  }
+};
+
+}  // namespace moe::inline MOE_ISA::nn

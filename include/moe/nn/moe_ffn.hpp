@@ -1,0 +1,242 @@
+#pragma once
+#include <moe/gemm/grouped_gemm.hpp>
+#include <moe/nn/detail/add.hpp>
+#include <moe/nn/ffn.hpp>
+#include <moe/routing/balance.hpp>
+#include <moe/routing/dispatch.hpp>
+#include <moe/routing/router.hpp>
+
+namespace moe::inline MOE_ISA::nn {
+
+struct moe_ffn_config {
+  int d_model = 0;
+  int d_ff = 0;          ///< width of an expert before it is split: granularity G makes G experts of width d_ff / G out of it
+  int experts = 8;       ///< before the split: the layer has experts * granularity of them
+  int granularity = 1;
+  int k = 0;             ///< experts per token; 0: granularity, so that the active parameters do not depend on it
+  bool renormalise = true;  ///< combine weights: softmax over the chosen logits (true), or the chosen entries of the softmax over all
+  activation_kind activation = activation_kind::swiglu;
+  int shared_experts = 0;   ///< of width d_ff / G, used by every token
+  double capacity_factor = 0;  ///< an expert takes at most ceil(factor * k * tokens / experts) choices, in order; 0: all (dropless)
+  balance_config losses = {};  ///< coefficients of the balance loss and of the z-loss
+  double output_gain = 1;      ///< multiplies the initial standard deviation of the output weights, 1 / sqrt(width)
+};
+
+namespace detail {
+/// Row r of h and of d_h belongs to choice slot[r]:  d_weight[slot] = <d_h[r], h[r]>, then h[r] and d_h[r] are multiplied by weight[slot].
+/// d_h is the gradient of the unweighted output of the expert, seen from its hidden units, so the output itself need not be kept.
+/// Source  Guo et al. 2025, SonicMoE, arXiv:2512.14080: dS = <dA', A>.
+template <class T>
+void weight_rows(cpu const& space, in<int, dyn> slot, in<T, dyn, dyn> weight, matrix_view<T> h, matrix_view<T> d_h, matrix_view<T> d_weight) {
+  index_t const width = h.template extent<1>(), k = weight.template extent<1>();
+  parallel_for(space, h.rows(), 4.0 * static_cast<double>(width), [&](index_t r) {
+    using A = accumulator<T>;
+    using V = simd<A>;
+    index_t const t = slot(r) / k, j = slot(r) % k;
+    V const w = V::all(static_cast<A>(weight(t, j)));
+    T *a = h.row(r), *b = d_h.row(r);
+    V dot = V::zero();
+    for (index_t c = 0; c < width; c += V::width) {
+      V const x = V::load(a + c, width - c), y = V::load(b + c, width - c);
+      dot = madd(x, y, dot);
+      (x * w).store(a + c, width - c);
+      (y * w).store(b + c, width - c);
+    }
+    d_weight(t, j) = T(sum(dot));
+  });
+}
+}  // namespace detail
+
+/// Mixture of fine-grained experts:  y[t] = sum_j weight[t, j] * ffn_{expert[t, j]}(x[t])  (+ ffn_shared(x[t])), experts chosen by a router from logits x w_router^T.
+/// Of the forward pass it keeps the pre-activation and the routing metadata (x is the caller's): activation memory does not grow as experts get finer.
+/// The balance loss and the z-loss add their gradient in backward, times `scale`.
+///
+/// Router: a policy as in routing/router.hpp; the default follows the config.
+/// Source  Shazeer et al. 2017, arXiv:1701.06538; Dai et al. 2024, DeepSeekMoE, arXiv:2401.06066; Ludziejewski et al. 2024, arXiv:2402.07871 (granularity).
+template <moe_ffn_config C, class Router = softmax_topk_router<topk_config{.k = C.k > 0 ? C.k : C.granularity, .renormalise = C.renormalise}>>
+struct moe_ffn : layer_base {
+  static_assert(C.d_model >= 1 && C.d_ff >= 1, "moe::nn::moe_ffn: d_model and d_ff must be at least 1");
+  static_assert(C.experts >= 1 && C.granularity >= 1, "moe::nn::moe_ffn: experts and granularity must be at least 1");
+  static_assert(C.d_ff % C.granularity == 0, "moe::nn::moe_ffn: granularity must divide d_ff");
+  static_assert(C.shared_experts >= 0, "moe::nn::moe_ffn: shared_experts must not be negative");
+  static_assert(C.capacity_factor >= 0, "moe::nn::moe_ffn: capacity_factor must not be negative");
+  static constexpr std::string_view name = "ffn";
+  static constexpr int d_model = C.d_model;
+  static constexpr int k = Router::k;
+  static constexpr index_t experts = index_t{C.experts} * C.granularity, width = C.d_ff / C.granularity, pre_width = detail::input_matrices(C.activation) * width;
+  static_assert(k <= experts, "moe::nn::moe_ffn: k must not exceed the number of experts, experts * granularity");
+
+  static constexpr auto parameters =
+      parameter_list(parameter<1, experts, d_model>{"router.weight", parameter_group::router, scaled_normal(d_model)},
+                     parameter<experts, pre_width, d_model>{"experts.in.weight", parameter_group::expert, scaled_normal(d_model)},
+                     parameter<experts, d_model, width>{"experts.out.weight", parameter_group::expert, scaled_normal(width, C.output_gain)});
+  static constexpr bool has_shared = C.shared_experts > 0;
+  using shared = ffn<ffn_config{.d_model = C.d_model, .d_ff = has_shared ? C.shared_experts * static_cast<int>(width) : 1, .activation = C.activation,
+                                .output_gain = C.output_gain}>;
+  static constexpr index_t parameter_count = parameters.size + (has_shared ? shared::parameter_count : 0);
+
+  template <class F>
+  static void for_each_parameter(std::string const& prefix, index_t first, F const& f) {
+    parameters.for_each(prefix, first, f);
+    if constexpr (has_shared) shared::for_each_parameter(prefix + "shared.", first + parameters.size, f);
+  }
+  static constexpr index_t active_parameters() {
+    return experts * d_model + k * (pre_width + width) * d_model + (has_shared ? shared::active_parameters() : 0);
+  }
+  static constexpr double flops_per_token(index_t) { return 2.0 * active_parameters(); }
+  /// Choices an expert takes of `tokens` tokens; 0: all.
+  static index_t capacity(index_t tokens) {
+    return C.capacity_factor == 0 ? 0 : std::max<index_t>(1, static_cast<index_t>(std::ceil(C.capacity_factor * k * static_cast<double>(tokens) / experts)));
+  }
+
+  /// The result of routing: everything that losses, reports and backward ask about it.
+  template <class T>
+  struct routing {
+    matrix_view<T> logits;              // [tokens, experts]
+    tensor<T, dyn, k> weight;           // [tokens, k]
+    tensor<int, dyn, k> expert;         // [tokens, k]
+    dispatch_plan plan;
+    balance_result losses{};
+    routing(arena& a, index_t tokens)
+        : logits(a.mat<T>(tokens, experts)), weight(a.mat<T>(tokens, k)), expert(a.mat<int>(tokens, k)), plan(dispatch_plan::take(a, tokens, k, experts)) {}
+  };
+  template <class T>
+  struct activations {
+    matrix_view<T const> x;
+    routing<T> routed;
+    matrix_view<T> pre;  // [tokens * k, pre_width], sorted by expert
+    typename shared::template activations<T> common;
+    activations(arena& a, sequence_shape n)
+        : routed(a, n.tokens()), pre(a.mat<T>(n.tokens() * k, pre_width)), common(a, has_shared ? n : sequence_shape{}) {}
+  };
+  template <class T>
+  using state = typename layer_base::template stateless<T>;
+
+  template <class T, class S>
+  static std::size_t scratch_bytes(S const& space, sequence_shape n) {
+    index_t const tokens = n.tokens(), rows = tokens * k;
+    auto const own = detail::measured([&](arena& a) {
+      a.mat<T>(rows, width), a.mat<T>(rows, width), a.mat<T>(rows, pre_width), a.mat<T>(rows, d_model), a.mat<T>(tokens, k), a.mat<T>(tokens, experts);
+      a.mat<T>(tokens, d_model);
+    });
+    return own + std::max(operator_bytes<T>(space, tokens), has_shared ? shared::template scratch_bytes<T>(space, n) : 0);
+  }
+  template <class T, class S>
+  static std::size_t extend_scratch_bytes(S const& space, index_t tokens, index_t capacity) {
+    auto const own = detail::measured([&](arena& a) {
+      routing<T>(a, tokens), a.mat<T>(tokens * k, pre_width), a.mat<T>(tokens * k, width), a.mat<T>(tokens * k, d_model), a.mat<T>(tokens, d_model);
+    });
+    return own + std::max(operator_bytes<T>(space, tokens), has_shared ? shared::template extend_scratch_bytes<T>(space, tokens, capacity) : 0);
+  }
+
+  template <class S, class T>
+  static void forward(S const& space, T const* w, matrix_view<T const> x, matrix_view<T> y, sequence_shape n, activations<T>& a, arena& scratch) {
+    a.x = x;
+    route(space, w, x, a.routed, capacity(x.rows()), scratch);
+    a.routed.losses = balance_losses<T>(space, a.routed.logits, a.routed.plan.counts, k, C.losses, scratch);
+    run_experts(space, w, x, a.routed, a.pre, y, scratch);
+    if constexpr (has_shared) {
+      arena::scope const scope(scratch);
+      auto const z = scratch.mat<T>(x.rows(), d_model);
+      shared::forward(space, w + parameters.size, x, z, n, a.common, scratch);
+      detail::add<T>(space, z, y);
+    }
+  }
+
+  /// Nothing is dropped when decoding: a capacity would make a token depend on the others of its call.
+  template <class S, class T>
+  static void extend(S const& space, T const* w, matrix_view<T const> x, matrix_view<T> y, index_t position, state<T>& s, arena& scratch) {
+    arena::scope const scope(scratch);
+    routing<T> routed(scratch, x.rows());
+    route(space, w, x, routed, 0, scratch);
+    run_experts(space, w, x, routed, scratch.mat<T>(x.rows() * k, pre_width), y, scratch);
+    if constexpr (has_shared) {
+      auto const z = scratch.mat<T>(x.rows(), d_model);
+      shared::extend(space, w + parameters.size, x, z, position, s, scratch);
+      detail::add<T>(space, z, y);
+    }
+  }
+
+  template <class S, class T>
+  static void backward(S const& space, T const* w, T* g, matrix_view<T const> d_y, matrix_view<T> d_x, sequence_shape n, activations<T>& a, double scale,
+                       arena& scratch) {
+    arena::scope const scope(scratch);
+    index_t const tokens = n.tokens();
+    auto const d_weight = scratch.mat<T>(tokens, k);
+    backward_experts(space, w, g, d_y, d_x, a, d_weight, scratch);
+    backward_router(space, w, g, d_x, a, d_weight, scale, scratch);
+    if constexpr (has_shared) {
+      auto const z = scratch.mat<T>(tokens, d_model);
+      shared::backward(space, w + parameters.size, g + parameters.size, d_y, z, n, a.common, scale, scratch);
+      detail::add<T>(space, z, d_x);
+    }
+  }
+
+  template <class T, class F>
+  static void for_each_router(activations<T>& a, F const& f) {
+    f(a.routed);
+  }
+
+ private:
+  template <class S, class T>
+  static void route(S const& space, T const* w, matrix_view<T const> x, routing<T>& r, index_t limit, arena& scratch) {
+    linear<S, T>(space, x, parameters.template at<0>(w), r.logits, scratch);
+    Router::forward(space, r.logits, r.weight, r.expert);
+    make_dispatch(space, r.expert, limit, r.plan, scratch);
+  }
+
+  template <class S, class T>
+  static void run_experts(S const& space, T const* w, matrix_view<T const> x, routing<T> const& r, matrix_view<T> all_pre, matrix_view<T> y, arena& scratch) {
+    arena::scope const scope(scratch);
+    index_t const rows = r.plan.rows();
+    matrix_view<T> const pre = rows_of(all_pre, 0, rows);
+    auto const h = scratch.mat<T>(rows, width), out = scratch.mat<T>(rows, d_model);
+    grouped_gemm(space, x, r.plan.offsets, parameters.template at<1>(w), pre, scratch, r.plan.token);
+    detail::activate<C.activation, S, T>(space, pre, h);
+    grouped_gemm(space, h, r.plan.offsets, parameters.template at<2>(w), out, scratch);
+    combine(space, out, r.weight, r.plan, y);
+  }
+
+  /// d_x from the experts, their weight gradients, and the gradient of the combine weights.
+  template <class S, class T>
+  static void backward_experts(S const& space, T const* w, T* g, matrix_view<T const> d_y, matrix_view<T> d_x, activations<T>& a, matrix_view<T> d_weight,
+                               arena& scratch) {
+    arena::scope const scope(scratch);
+    dispatch_plan const& plan = a.routed.plan;
+    index_t const rows = plan.rows();
+    auto const pre = rows_of(a.pre, 0, rows);
+    auto const h = scratch.mat<T>(rows, width), d_h = scratch.mat<T>(rows, width), d_pre = scratch.mat<T>(rows, pre_width), d_rows = scratch.mat<T>(rows, d_model);
+    grouped_gemm<grouped_gemm_config{.transpose_w = false}>(space, d_y, plan.offsets, parameters.template at<2>(w), d_h, scratch, plan.token);
+    detail::activate<C.activation, S, T>(space, pre, h);
+    for (index_t t = 0; t < d_weight.rows(); ++t)
+      for (index_t j = 0; j < k; ++j) d_weight(t, j) = T(0.0f);  // a dropped choice has no row to set it
+    detail::weight_rows<T>(space, plan.slot, a.routed.weight, h, d_h, d_weight);
+    grouped_gemm_weight_gradient<weight_gradient_config{.accumulate = true}>(space, d_y, h, plan.offsets, parameters.template at<2>(g), scratch, plan.token);
+    detail::activate_backward<C.activation, S, T>(space, pre, d_h, d_pre);
+    grouped_gemm_weight_gradient<weight_gradient_config{.accumulate = true}>(space, d_pre, a.x, plan.offsets, parameters.template at<1>(g), scratch, {}, plan.token);
+    grouped_gemm<grouped_gemm_config{.transpose_w = false}>(space, d_pre, plan.offsets, parameters.template at<1>(w), d_rows, scratch);
+    dispatch_backward(space, d_rows, plan, k, d_x);
+  }
+
+  template <class S, class T>
+  static void backward_router(S const& space, T const* w, T* g, matrix_view<T> d_x, activations<T>& a, matrix_view<T> d_weight, double scale, arena& scratch) {
+    arena::scope const scope(scratch);
+    auto const d_logits = scratch.mat<T>(d_x.rows(), experts);
+    routing<T> const& r = a.routed;
+    Router::backward(space, r.logits, r.weight, r.expert, d_weight, d_logits);
+    balance_losses_backward(space, r.logits, r.plan.counts, k, C.losses, accumulator<T>(scale), d_logits, scratch);
+    linear_backward<true, S, T>(space, a.x, parameters.template at<0>(w), d_logits, d_x, parameters.template at<0>(g), scratch);
+  }
+
+  template <class T, class S>
+  static std::size_t operator_bytes(S const& space, index_t tokens) {
+    index_t const rows = tokens * k;
+    return std::max({linear_scratch_bytes<T>(space, tokens, experts, d_model), grouped_gemm_scratch_bytes<T>(space, experts, pre_width, d_model),
+                     grouped_gemm_scratch_bytes<T>(space, experts, d_model, pre_width), grouped_gemm_scratch_bytes<T>(space, experts, width, d_model),
+                     grouped_gemm_scratch_bytes<T>(space, experts, d_model, width),
+                     grouped_gemm_weight_gradient_scratch_bytes<T>(space, experts, rows, std::max<index_t>(d_model, width)),
+                     dispatch_scratch_bytes(tokens, k, experts), balance_scratch_bytes<T>(tokens, experts)});
+  }
+};
+
+}  // namespace moe::inline MOE_ISA::nn
