@@ -181,7 +181,7 @@ struct moe_ffn : layer_base {
   template <class S, class T>
   static void route(S const& space, T const* w, matrix_view<T const> x, routing<T>& r, index_t limit, arena& scratch) {
     linear<S, T>(space, x, parameters.template at<0>(w), r.logits, scratch);
-    Router::forward(space, r.logits, r.weight, r.expert);
+    Router::forward(space, matrix_view<T const>(r.logits), r.weight, r.expert);
     make_dispatch(space, r.expert, limit, r.plan, scratch);
   }
 
@@ -223,7 +223,7 @@ struct moe_ffn : layer_base {
     arena::scope const scope(scratch);
     auto const d_logits = scratch.mat<T>(d_x.rows(), experts);
     routing<T> const& r = a.routed;
-    Router::backward(space, r.logits, r.weight, r.expert, d_weight, d_logits);
+    Router::template backward<T>(space, r.logits, r.weight, r.expert, d_weight, d_logits);
     balance_losses_backward(space, r.logits, r.plan.counts, k, C.losses, accumulator<T>(scale), d_logits, scratch);
     linear_backward<true, S, T>(space, a.x, parameters.template at<0>(w), d_logits, d_x, parameters.template at<0>(g), scratch);
   }
@@ -235,7 +235,8 @@ struct moe_ffn : layer_base {
                      grouped_gemm_scratch_bytes<T>(space, experts, d_model, pre_width), grouped_gemm_scratch_bytes<T>(space, experts, width, d_model),
                      grouped_gemm_scratch_bytes<T>(space, experts, d_model, width),
                      grouped_gemm_weight_gradient_scratch_bytes<T>(space, experts, rows, std::max<index_t>(d_model, width)),
-                     dispatch_scratch_bytes(tokens, k, experts), balance_scratch_bytes<T>(tokens, experts)});
+                     make_dispatch_scratch_bytes(tokens, experts), balance_losses_scratch_bytes<T>(tokens, experts),
+                     balance_losses_backward_scratch_bytes<T>(experts)});
   }
 };
 
