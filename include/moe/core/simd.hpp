@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include <moe/core/math.hpp>
 
@@ -79,9 +80,12 @@ struct simd {
 namespace detail {  // a mask that selects every lane, in the integer type that the compiler's built-in takes
 #if defined(__clang__)
 inline constexpr unsigned short all_floats = 0xffff;
-inline constexpr unsigned char all_doubles = 0xff;
 #else
 inline constexpr short all_floats = -1;
+#endif
+#if defined(__clang__) || defined(__CUDACC__)
+inline constexpr unsigned char all_doubles = 0xff;
+#else
 inline constexpr signed char all_doubles = -1;
 #endif
 }  // namespace detail
@@ -118,18 +122,28 @@ MOE_INLINE simd<T> sqrt(simd<T> a) {
   return r;
 }
 
+namespace detail {
+/// Lane i of the result is lane (i + By) % width of a.
+template <int By, class T, int... I>
+MOE_INLINE simd<T> rotate(simd<T> a, std::integer_sequence<int, I...>) {
+  return {__builtin_shufflevector(a.v, a.v, ((I + By) % simd<T>::width)...)};
+}
+/// Lane 0 of the tree of halves: f(f(0, 8), f(4, 12)), ...
+template <int Half, class T, class F>
+MOE_INLINE T fold(simd<T> a, F const& f) {
+  if constexpr (Half == 0) return a.v[0];
+  else return fold<Half / 2>(f(a, rotate<Half>(a, std::make_integer_sequence<int, simd<T>::width>{})), f);
+}
+}  // namespace detail
+
 /// Sum and maximum of the lanes, by halves: ((0+8)+(4+12))+... A fixed tree.
 template <class T>
 MOE_INLINE T sum(simd<T> a) {
-  for (int half = simd<T>::width / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) a.v[i] = a.v[i] + a.v[i + half];
-  return a.v[0];
+  return detail::fold<simd<T>::width / 2>(a, [](simd<T> x, simd<T> y) { return x + y; });
 }
 template <class T>
 MOE_INLINE T max(simd<T> a) {
-  T m = a.v[0];
-  for (int i = 1; i < simd<T>::width; ++i) m = (m != m || m > a.v[i]) ? m : a.v[i];
-  return m;
+  return detail::fold<simd<T>::width / 2>(a, [](simd<T> x, simd<T> y) { return max(x, y); });
 }
 
 /// e^x. float: within 2.1 ulp by a degree-6 polynomial on |r| <= ln2/2; 0 below -104, +inf above 88.73, NaN stays; double: the C library's, lane by lane.
