@@ -37,3 +37,10 @@
 #else
 #define MOE_INLINE inline
 #endif
+
+/// Before a loop of constant length whose body should be repeated. nvcc's front end does not know the pragma, and warns.
+#if defined(__CUDACC__) || !defined(__GNUC__)
+#define MOE_UNROLL(n)
+#else
+#define MOE_UNROLL(n) _Pragma(MOE_STRINGIFY(GCC unroll n))
+#endif

@@ -123,10 +123,23 @@ MOE_INLINE simd<T> sqrt(simd<T> a) {
 }
 
 namespace detail {
+/// Lane i of the result is lane Lane[i] of a followed by b. V is a machine vector.
+template <int... Lane, class V>
+MOE_INLINE V shuffled(V a, V b) {
+#if defined(__CUDACC__)  // nvcc's front end loses the dots of a pack inside the built-in
+  constexpr int width = sizeof...(Lane);
+  V r{};
+  int i = 0;
+  ((r[i++] = Lane < width ? a[Lane % width] : b[Lane % width]), ...);
+  return r;
+#else
+  return __builtin_shufflevector(a, b, Lane...);
+#endif
+}
 /// Lane i of the result is lane (i + By) % width of a.
 template <int By, class T, int... I>
 MOE_INLINE simd<T> rotate(simd<T> a, std::integer_sequence<int, I...>) {
-  return {__builtin_shufflevector(a.v, a.v, ((I + By) % simd<T>::width)...)};
+  return {shuffled<((I + By) % simd<T>::width)...>(a.v, a.v)};
 }
 /// Lane 0 of the tree of halves: f(f(0, 8), f(4, 12)), ...
 template <int Half, class T, class F>

@@ -15,14 +15,14 @@ struct bf16 {
   std::uint16_t bits = 0;
   bf16() = default;
   MOE_HD explicit bf16(float x) {
-    auto u = std::bit_cast<std::uint32_t>(x);
+    auto u = __builtin_bit_cast(std::uint32_t, x);  // std::bit_cast is a host function to nvcc
     if ((u & 0x7fffffffu) > 0x7f800000u)
       bits = static_cast<std::uint16_t>((u >> 16) | 0x40u);  // a NaN stays one, quiet
     else
       bits = static_cast<std::uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
   }
   MOE_HD explicit bf16(double x) : bf16(static_cast<float>(x)) {}
-  MOE_HD operator float() const { return std::bit_cast<float>(std::uint32_t{bits} << 16); }
+  MOE_HD operator float() const { return __builtin_bit_cast(float, std::uint32_t{bits} << 16); }
 };
 
 /// The types an operator stores.
