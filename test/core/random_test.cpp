@@ -4,11 +4,11 @@
 
 TEST_CASE("philox: the known answers of the paper's reference implementation") {
   auto const zero = moe::philox({0, 0, 0, 0}, {0, 0});
-  CHECK(zero == std::array<std::uint32_t, 4>{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8});
+  CHECK(zero == moe::random_words<4>{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8});
   auto const ones = moe::philox({0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff}, {0xffffffff, 0xffffffff});
-  CHECK(ones == std::array<std::uint32_t, 4>{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd});
+  CHECK(ones == moe::random_words<4>{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd});
   auto const pi = moe::philox({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0});
-  CHECK(pi == std::array<std::uint32_t, 4>{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1});
+  CHECK(pi == moe::random_words<4>{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1});
 }
 
 TEST_CASE("random_stream: a number depends on seed, purpose, step and index, and on nothing else") {

@@ -22,4 +22,23 @@ MOE_HD inline double madd(double a, double b, double c) {
 #endif
 }
 
+/// e^x: the bits of a lane of exp(simd<T>), in plain code that kernels of every space can call. The constants are explained there.
+MOE_HD inline float exp_scalar(float x) {
+  if (x != x) return x;
+  if (x > 88.7228394f) return __builtin_inff();
+  if (x < -104.0f) return 0.0f;
+  float const magic = 12582912.0f;
+  float const n = madd(x, 1.44269504088896341f, magic) - magic;
+  float const r = madd(n, -1.42860682030941723e-6f, madd(n, -0.693145751953125f, x));
+  float p = madd(1.0f / 720, r, 1.0f / 120);
+  p = madd(p, r, 1.0f / 24);
+  p = madd(p, r, 1.0f / 6);
+  p = madd(p, r, 0.5f);
+  p = madd(p, r, 1.0f);
+  p = madd(p, r, 1.0f);
+  int const whole = static_cast<int>(n), half = whole >> 1, rest = whole - half;
+  return p * __builtin_bit_cast(float, (half + 127) << 23) * __builtin_bit_cast(float, (rest + 127) << 23);
+}
+MOE_HD inline double exp_scalar(double x) { return std::exp(x); }
+
 }  // namespace moe::inline MOE_ISA

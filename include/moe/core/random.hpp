@@ -1,5 +1,4 @@
 #pragma once
-#include <array>
 #include <cmath>
 #include <cstdint>
 #include <numbers>
@@ -11,9 +10,18 @@ namespace moe::inline MOE_ISA {
 /// What random numbers are drawn for: two purposes never share a number.
 enum class random_purpose : std::uint32_t { initialisation = 1, data_order = 2, sampling = 3, routing_noise = 4, test = 5 };
 
+/// N words; std::array's operator[] is a host function to nvcc.
+template <int N>
+struct random_words {
+  std::uint32_t word[N];
+  MOE_HD std::uint32_t operator[](int i) const { return word[i]; }
+  MOE_HD std::uint32_t& operator[](int i) { return word[i]; }
+  friend bool operator==(random_words const&, random_words const&) = default;
+};
+
 /// Philox4x32-10: a bijection of 128-bit counters keyed by 64 bits. No state, so a number depends on what it is for and on nothing else.
 /// Source  Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", SC'11.
-MOE_HD inline std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key) {
+MOE_HD inline random_words<4> philox(random_words<4> counter, random_words<2> key) {
   for (int round = 0; round < 10; ++round) {
     std::uint64_t const a = std::uint64_t{0xD2511F53u} * counter[0], b = std::uint64_t{0xCD9E8D57u} * counter[2];
     counter = {static_cast<std::uint32_t>(b >> 32) ^ counter[1] ^ key[0], static_cast<std::uint32_t>(b),
@@ -31,7 +39,7 @@ struct random_stream {
   std::uint32_t step = 0;
 
   /// Four independent words.
-  MOE_HD std::array<std::uint32_t, 4> words(std::uint64_t index) const {
+  MOE_HD random_words<4> words(std::uint64_t index) const {
     return philox({static_cast<std::uint32_t>(index), static_cast<std::uint32_t>(index >> 32), step, static_cast<std::uint32_t>(purpose)},
                   {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
   }
