@@ -1,0 +1,174 @@
+#pragma once
+#include <algorithm>
+#include <cmath>
+
+#include <moe/core/buffer.hpp>
+#include <moe/core/parallel.hpp>
+#include <moe/routing/detail/softmax_row.hpp>
+
+namespace moe::inline MOE_ISA {
+
+struct balance_config {
+  double balance = 0.01;  ///< coefficient of the balance loss, and its value when the load is uniform
+  double z = 0.001;       ///< coefficient of the z-loss
+};
+
+struct balance_result {
+  double balance = 0, z = 0;  ///< coefficients included
+};
+
+namespace detail {
+/// Sums per chunk of tokens. The boundaries depend on the number of tokens alone.
+template <class T>
+struct balance_scratch {
+  using A = accumulator<T>;
+  static constexpr index_t chunk = 64;
+  matrix_view<A> probability;  ///< [chunks, padded experts]  sums of softmax(logits)
+  vector_view<double> z;       ///< [chunks]                  sums of lse^2
+  balance_scratch(arena& memory, index_t tokens, index_t experts)
+      : probability(memory.mat<A>(chunks(tokens), padded(experts))), z(memory.vec<double>(chunks(tokens))) {}
+  static index_t chunks(index_t tokens) { return (tokens + chunk - 1) / chunk; }
+  static index_t padded(index_t experts) { return (experts + simd<A>::width - 1) / simd<A>::width * simd<A>::width; }
+};
+
+/// One element of scratch per expert for the backward: its excess load, scaled.
+template <class T>
+vector_view<accumulator<T>> take_excess(arena& memory, index_t experts) {
+  return memory.vec<accumulator<T>>(balance_scratch<T>::padded(experts));
+}
+
+inline void check_balance(char const* who, index_t tokens, index_t experts, in<index_t, dyn> counts, int k) {
+  expects(counts.extent<0>() == experts, errc::shape_mismatch, who, ": counts has ", counts.extent<0>(), " entries, logits has ", experts, " experts");
+  expects(k >= 1 && k <= experts, errc::bad_argument, who, ": k = ", k, " of ", experts, " experts");
+  index_t sum = 0;
+  for (index_t e = 0; e < experts; ++e) {
+    expects(counts(e) >= 0, errc::bad_argument, who, ": counts[", e, "] is ", counts(e));
+    sum += counts(e);
+  }
+  expects(sum == tokens * k, errc::bad_argument, who, ": counts add up to ", sum, ", ", tokens, " tokens of ", k, " choices need ", tokens * k,
+          " (counts are taken before capacity)");
+}
+
+/// probability[e] += softmax(row)[e]; returns logsumexp(row).
+template <class A, class T>
+double add_softmax(T const* row, index_t experts, A* probability) {
+  using V = simd<A>;
+  A const top = largest_logit<A>(row, experts), sum = sum_of_exponentials(row, experts, top);
+  V const inverse = V::all(A(1) / sum);
+  for (index_t e = 0; e < experts; e += V::width)
+    madd(exp(load_logits<A>(row + e, experts - e) - V::all(top)), inverse, V::load(probability + e)).store(probability + e);
+  return static_cast<double>(top) + std::log(static_cast<double>(sum));
+}
+
+/// d_row[e] += p_e (excess[e] - sum_i p_i excess[i] + z lse), p the softmax of the row.
+template <class A, class T>
+void add_balance_gradient(T const* row, index_t experts, A const* excess, A z, T* d_row) {
+  using V = simd<A>;
+  V const top = V::all(largest_logit<A>(row, experts));
+  V sums = V::zero(), weighted = V::zero();
+  for (index_t e = 0; e < experts; e += V::width) {
+    V const x = exp(load_logits<A>(row + e, experts - e) - top);
+    sums = sums + x;
+    weighted = madd(x, V::load(excess + e), weighted);
+  }
+  A const total = sum(sums), mean = sum(weighted) / total, lse = top[0] + std::log(total);
+  V const inverse = V::all(A(1) / total), shift = V::all(madd(z, lse, -mean));
+  for (index_t e = 0; e < experts; e += V::width) {
+    V const p = exp(load_logits<A>(row + e, experts - e) - top) * inverse;
+    madd(p, V::load(excess + e) + shift, V::load(d_row + e, experts - e)).store(d_row + e, experts - e);
+  }
+}
+}  // namespace detail
+
+/// Bytes of scratch for balance_losses.
+template <class T>
+std::size_t balance_losses_scratch_bytes(index_t tokens, index_t experts) {
+  arena measure;
+  detail::balance_scratch<T>(measure, tokens, experts);
+  return measure.peak();
+}
+
+/// Bytes of scratch for balance_losses_backward.
+template <class T>
+std::size_t balance_losses_backward_scratch_bytes(index_t experts) {
+  arena measure;
+  detail::take_excess<T>(measure, experts);
+  return measure.peak();
+}
+
+/// Auxiliary losses of a router. With p_t = softmax(logits[t]) and P_e = (1 / tokens) sum_t p_t,e:
+///   balance = config.balance * experts / (k tokens) * sum_e counts[e] P_e      (= config.balance where counts or P are uniform)
+///   z       = config.z / tokens * sum_t logsumexp(logits[t])^2
+///
+///   logits  [tokens, experts]  in
+///   counts  [experts]          in   choices of each expert, before capacity: they add up to k tokens
+///   k                          in   choices of a token
+///
+/// Edges   tokens == 0 gives 0, 0. A row with a NaN, with +infinity, or of -infinity alone makes both losses NaN.
+/// Throws  shape_mismatch or bad_argument if counts has other extents, a negative entry, or another sum, or k is not in [1, experts];
+///         out_of_memory if scratch holds less than balance_losses_scratch_bytes.
+/// Order   p is summed in accumulator<T> over chunks of 64 tokens, t ascending; chunks and experts in double, ascending.
+/// Cost    two exponentials per logit.
+/// Source  Fedus et al. 2021, arXiv:2101.03961, eq. 4, divided by k as MegaBlocks does; Zoph et al. 2022, arXiv:2202.08906, eq. 5.
+template <class T>
+balance_result balance_losses(cpu const& space, in<T, dyn, dyn> logits, in<index_t, dyn> counts, int k, balance_config config, arena& scratch) {
+  index_t const tokens = logits.template extent<0>(), experts = logits.template extent<1>();
+  detail::check_balance("balance_losses", tokens, experts, counts, k);
+  if (tokens == 0) return {};
+  arena::scope const scope(scratch);
+  detail::balance_scratch<T> const partial(scratch, tokens, experts);
+  parallel_chunks(space, tokens, partial.chunk, 8.0 * static_cast<double>(experts), [&](index_t c, index_t begin, index_t end) {
+    auto* probability = partial.probability.row(c);
+    std::fill_n(probability, partial.padded(experts), accumulator<T>(0));
+    double z = 0;
+    for (index_t t = begin; t < end; ++t) {
+      double const lse = detail::add_softmax(logits.row(t), experts, probability);
+      z = madd(lse, lse, z);
+    }
+    partial.z(c) = z;
+  });
+  double balance = 0, z = 0;
+  for (index_t e = 0; e < experts; ++e) {
+    double probability = 0;
+    for (index_t c = 0; c < partial.chunks(tokens); ++c) probability += static_cast<double>(partial.probability(c, e));
+    balance = madd(static_cast<double>(counts(e)), probability, balance);
+  }
+  for (index_t c = 0; c < partial.chunks(tokens); ++c) z += partial.z(c);
+  double const n = static_cast<double>(tokens);
+  return {config.balance * static_cast<double>(experts) / (k * n * n) * balance, config.z / n * z};
+}
+
+/// Adds the gradient of scale * (balance + z), counts held fixed:
+///   d_logits[t, e] += scale * p_t,e (a (counts[e] - sum_i p_t,i counts[i]) + b lse_t),
+///   a = config.balance * experts / (k tokens^2),  b = 2 config.z / tokens,  lse_t = logsumexp(logits[t])
+///
+///   logits, counts, k, config   in      as for balance_losses
+///   scale                       in
+///   d_logits [tokens, experts]  in out  added to; must not overlap logits
+///
+/// Edges   tokens == 0 changes nothing. Rows that make the losses NaN get NaN. Uniform counts and config.z == 0 change nothing, exactly.
+/// Throws  as balance_losses, and shape_mismatch if d_logits has other extents than logits.
+/// Order   one worker per row; sums over experts in one chain per vector lane, then a fixed tree.
+/// Cost    two exponentials per logit.
+template <class T, index_t R, index_t E>
+void balance_losses_backward(cpu const& space, in<T, dyn, dyn> logits, in<index_t, dyn> counts, int k, balance_config config,
+                             std::type_identity_t<accumulator<T>> scale, tensor<T, R, E> const& d_logits, arena& scratch) {
+  using A = accumulator<T>;
+  index_t const tokens = logits.template extent<0>(), experts = logits.template extent<1>();
+  detail::check_balance("balance_losses_backward", tokens, experts, counts, k);
+  expects(d_logits.template extent<0>() == tokens && d_logits.template extent<1>() == experts, errc::shape_mismatch,
+          "balance_losses_backward: d_logits is [", d_logits.template extent<0>(), ", ", d_logits.template extent<1>(), "], logits is [", tokens, ", ",
+          experts, "]");
+  if (tokens == 0) return;
+  arena::scope const scope(scratch);
+  auto const excess = detail::take_excess<T>(scratch, experts);
+  double const n = static_cast<double>(tokens), s = static_cast<double>(scale);
+  double const a = s * config.balance / (k * n * n), b = s * 2 * config.z / n;
+  // The load enters as its excess over the mean, in whole numbers: as sum p = 1 this is the same gradient, and it cancels nothing.
+  std::fill_n(excess.data(), excess.size(), A(0));
+  for (index_t e = 0; e < experts; ++e) excess(e) = static_cast<A>(a * static_cast<double>(experts * counts(e) - k * tokens));
+  parallel_for(space, tokens, 10.0 * static_cast<double>(experts),
+               [&](index_t t) { detail::add_balance_gradient(logits.row(t), experts, excess.data(), static_cast<A>(b), d_logits.row(t)); });
+}
+
+}  // namespace moe::inline MOE_ISA

@@ -1,0 +1,213 @@
+#include <moe/routing/balance.hpp>
+
+#include "test/support.hpp"
+
+namespace {
+using moe::balance_config;
+using moe::bf16;
+using moe::index_t;
+
+template <class T>
+moe::balance_result losses(test::array<T> const& logits, std::vector<index_t> const& counts, int k, balance_config config, int threads = 1) {
+  std::vector<std::byte> memory(moe::balance_losses_scratch_bytes<T>(logits.rows(), logits.columns()), std::byte{0xff});
+  moe::arena scratch(memory.data(), memory.size());
+  return moe::balance_losses<T>(moe::cpu{threads}, logits.mat(), moe::vec(counts.data(), index_t(counts.size())), k, config, scratch);
+}
+template <class T>
+void backward(test::array<T> const& logits, std::vector<index_t> const& counts, int k, balance_config config, double scale, test::array<T>& d_logits,
+              int threads = 1) {
+  std::vector<std::byte> memory(moe::balance_losses_backward_scratch_bytes<T>(logits.columns()), std::byte{0xff});
+  moe::arena scratch(memory.data(), memory.size());
+  moe::balance_losses_backward(moe::cpu{threads}, logits.mat(), moe::vec(counts.data(), index_t(counts.size())), k, config,
+                               static_cast<moe::accumulator<T>>(scale), d_logits.mat(), scratch);
+}
+
+/// Counts that add up to tokens * k, far from uniform, one expert empty where there are several.
+std::vector<index_t> uneven_counts(index_t tokens, index_t experts, int k) {
+  std::vector<index_t> counts(std::size_t(experts), 0);
+  for (index_t s = 0; s < tokens * k; ++s) ++counts[std::size_t((s * s) % std::max<index_t>(experts - 1, 1))];
+  return counts;
+}
+
+/// The formulas, in double.
+struct naive {
+  double balance = 0, z = 0;
+  std::vector<double> d;
+  template <class T>
+  naive(test::array<T> const& logits, std::vector<index_t> const& counts, int k, balance_config config) {
+    index_t const tokens = logits.rows(), experts = logits.columns();
+    double const n = double(tokens), a = config.balance * double(experts) / (k * n * n);
+    for (index_t t = 0; t < tokens; ++t) {
+      double sum = 0, load = 0;
+      for (index_t e = 0; e < experts; ++e) sum += std::exp(double(logits(t, e)));
+      double const lse = std::log(sum);
+      for (index_t e = 0; e < experts; ++e) load += std::exp(double(logits(t, e)) - lse) * double(counts[std::size_t(e)]);
+      balance += a * load;
+      z += config.z * lse * lse / n;
+      for (index_t e = 0; e < experts; ++e)
+        d.push_back(std::exp(double(logits(t, e)) - lse) * (a * (double(counts[std::size_t(e)]) - load) + 2 * config.z * lse / n));
+    }
+  }
+};
+}  // namespace
+
+TEST_CASE_TEMPLATE("balance_losses: the published vectors", T, float, double) {
+  double const tolerance = std::is_same_v<T, double> ? 5e-9 : 2e-6;
+  test::array<T> const rows({T(1), T(2), T(.5), T(-1), T(0), T(.1), T(.2), T(.3), T(2), T(0), T(0), T(1), T(1.5), T(.5), T(0), T(-.5)}, 4, 4);
+  auto const four = losses(rows, {3, 2, 1, 2}, 2, {.balance = 1, .z = 1});
+  CHECK(std::abs(four.balance - 1.12732302) <= tolerance);
+  CHECK(std::abs(four.z - 4.752646888) <= 4 * tolerance);
+  test::array<T> sine(6, 3);
+  for (index_t i = 0; i < 18; ++i) sine.data()[i] = T(2 * std::sin(0.8 * double(i + 1)));
+  auto const top1 = losses(sine, {2, 1, 3}, 1, {.balance = 1, .z = 1});
+  CHECK(std::abs(top1.balance - 1.0362623370285695) <= tolerance);
+  CHECK(std::abs(top1.z - 3.995076949035353) <= 4 * tolerance);
+  auto const top2 = losses(sine, {4, 5, 3}, 2, {.balance = 0.01, .z = 0.001});
+  CHECK(std::abs(top2.balance - 0.009818688314857152) <= 0.01 * tolerance);
+  CHECK(std::abs(top2.z - 0.003995076949035353) <= 0.004 * tolerance);
+}
+
+TEST_CASE_TEMPLATE("balance_losses: agrees with the formulas at every size", T, float, double, bf16) {
+  double const tolerance = std::is_same_v<T, double> ? 1e-13 : 5e-6;
+  for (index_t tokens : {1, 2, 63, 64, 65, 200})
+    for (index_t experts : {1, 2, 7, 8, 15, 16, 17, 33, 64})
+      for (int k : {1, 4}) {
+        if (k > experts) continue;
+        CAPTURE(tokens);
+        CAPTURE(experts);
+        CAPTURE(k);
+        test::array<T> logits(tokens, experts, experts + 3, 1), d(tokens, experts, experts + 1, 1);
+        logits.normal(5, 2.0);
+        auto const counts = uneven_counts(tokens, experts, k);
+        balance_config const config{.balance = 0.3, .z = 0.2};
+        auto const got = losses(logits, counts, k, config);
+        naive const expected(logits, counts, k, config);
+        CHECK(std::abs(got.balance - expected.balance) <= tolerance * expected.balance);
+        CHECK(std::abs(got.z - expected.z) <= tolerance * std::max(expected.z, 1e-3));
+        d.fill(T(0.0f));
+        double const scale = double(tokens);  // gradients of order 1
+        backward(logits, counts, k, config, scale, d);
+        double const allowed = (std::is_same_v<T, bf16> ? 1.0 / 128 : 4 * tolerance) * (1.0 + 0.3 * double(experts));
+        for (index_t i = 0; i < tokens * experts; ++i)
+          CHECK(std::abs(double(d(i / experts, i % experts)) - scale * expected.d[std::size_t(i)]) <= allowed);
+      }
+}
+
+TEST_CASE("balance_losses: uniform load or uniform probability gives the coefficient") {
+  test::array<double> logits(8, 4), flat(8, 4);
+  logits.normal(3), flat.fill(-2.5);
+  balance_config const config{.balance = 0.25, .z = 0};
+  CHECK(std::abs(losses(logits, {4, 4, 4, 4}, 2, config).balance - 0.25) <= 1e-15);
+  CHECK(losses(flat, {16, 0, 0, 0}, 2, config).balance == 0.25);
+  CHECK(losses(flat, {16, 0, 0, 0}, 2, config).z == 0.0);
+  test::array<double> d(8, 4);
+  d.normal(4);
+  auto const before = d.values();
+  backward(logits, {4, 4, 4, 4}, 2, config, 1.0, d);
+  CHECK(d.values() == before);  // adds exact zeros
+}
+
+TEST_CASE("balance_losses: gradients agree with finite differences and are added") {
+  for (balance_config config : {balance_config{.balance = 1, .z = 0}, balance_config{.balance = 0, .z = 1}, balance_config{.balance = 0.3, .z = 0.7}}) {
+    index_t const tokens = 67, experts = 5;
+    test::array<double> logits(tokens, experts), d(tokens, experts);
+    logits.normal(8);
+    auto const counts = uneven_counts(tokens, experts, 2);
+    d.fill(0);
+    backward(logits, counts, 2, config, 1.5, d);
+    auto const analytic = d.values();
+    auto const loss = [&] {
+      auto const r = losses(logits, counts, 2, config);
+      return 1.5 * (r.balance + r.z);
+    };
+    // the gradient of one logit is 1e-3 of the loss at most: a larger step keeps the rounding of the sum below the tolerance
+    test::check_gradient("balance logits", loss, logits.data(), logits.size(), analytic, {.step = 1e-3});
+    test::check_direction("balance logits", loss, logits.data(), logits.size(), analytic, 2, 1e-3);
+    d.fill(64);
+    backward(logits, counts, 2, config, 1.5, d);
+    for (index_t i = 0; i < d.size(); ++i) CHECK(std::abs(d.data()[i] - 64 - analytic[std::size_t(i)]) <= 1e-13);
+  }
+}
+
+TEST_CASE_TEMPLATE("balance_losses: the same bits for any number of threads, and per row in any company", T, float, double, bf16) {
+  constexpr index_t tokens = 1000, experts = 19;
+  constexpr int k = 3;
+  test::array<T> logits(tokens, experts, experts + 1, 1);
+  logits.normal(6);
+  auto const counts = uneven_counts(tokens, experts, k);
+  moe::balance_result first;
+  std::vector<T> gradient;
+  for (int threads : test::thread_counts) {
+    test::array<T> d(tokens, experts);
+    d.normal(7);
+    auto const r = losses(logits, counts, k, {}, threads);
+    backward(logits, counts, k, {}, 1000.0, d, threads);
+    if (threads == 1) first = r, gradient = d.values();
+    CHECK(r.balance == first.balance);
+    CHECK(r.z == first.z);
+    CHECK(test::same_bits(gradient, d.values()));
+  }
+  test::array<T> reversed(tokens, experts), d(tokens, experts), start(tokens, experts);
+  start.normal(7);
+  for (index_t t = 0; t < tokens; ++t)
+    for (index_t e = 0; e < experts; ++e) reversed(t, e) = logits(tokens - 1 - t, e), d(t, e) = start(tokens - 1 - t, e);
+  backward(reversed, counts, k, {}, 1000.0, d);
+  for (index_t t = 0; t < tokens; ++t) CHECK(std::memcmp(&d(t), &gradient[std::size_t((tokens - 1 - t) * experts)], experts * sizeof(T)) == 0);
+}
+
+TEST_CASE_TEMPLATE("balance_losses: rows that have no softmax are seen, large ones are not a problem", T, float, double, bf16) {
+  T const inf = T(std::numeric_limits<float>::infinity()), low = T(-std::numeric_limits<float>::infinity());
+  for (int kind = 0; kind < 4; ++kind) {
+    CAPTURE(kind);
+    test::array<T> logits(70, 5), d(70, 5);
+    logits.normal(1), d.fill(T(0.0f));
+    for (index_t e = 0; e < 5; ++e) logits(66, e) = kind == 2 ? low : kind == 3 ? T(-1e30f) : logits(66, e);
+    if (kind == 0) logits(66, 3) = test::quiet_nan<T>();
+    if (kind == 1) logits(66, 3) = inf;
+    auto const counts = uneven_counts(70, 5, 2);
+    auto const r = losses(logits, counts, 2, {.balance = 1, .z = 0});
+    backward(logits, counts, 2, {.balance = 1, .z = 0}, 1.0, d);
+    CHECK(std::isnan(r.balance) == (kind < 3));
+    CHECK(std::isnan(r.z) == (kind < 3));
+    for (index_t e = 0; e < 5; ++e) CHECK(std::isnan(double(d(66, e))) == (kind < 3));
+    for (index_t e = 0; e < 5; ++e) CHECK(std::isfinite(double(d(65, e))));
+  }
+  test::array<T> some(1, 3), d(1, 3);  // -infinity beside finite logits is probability 0
+  some(0, 0) = T(1.0f), some(0, 1) = low, some(0, 2) = T(1.0f);
+  d.fill(T(0.0f));
+  auto const r = losses(some, {1, 0, 0}, 1, {.balance = 1, .z = 1});
+  CHECK(std::abs(r.balance - 1.5) <= 1e-6);
+  backward(some, {1, 0, 0}, 1, {.balance = 1, .z = 1}, 1.0, d);
+  CHECK(d(0, 1) == T(0.0f));
+  CHECK(std::isfinite(double(d(0, 0))));
+}
+
+TEST_CASE("balance_losses: no tokens") {
+  test::array<float> logits(0, 4), d(0, 4);
+  auto const r = losses(logits, {0, 0, 0, 0}, 2, {});
+  CHECK(r.balance == 0.0);
+  CHECK(r.z == 0.0);
+  backward(logits, {0, 0, 0, 0}, 2, {}, 1.0, d);
+}
+
+TEST_CASE("balance_losses: wrong arguments") {
+  using test::contains;
+  using test::error_of;
+  test::array<double> logits(3, 4), d(3, 4), d2(2, 4);
+  logits.fill(0), d.fill(0);
+  auto const both = [&](std::vector<index_t> counts, int k, std::string const& message) {
+    CHECK(contains(error_of([&] { losses(logits, counts, k, {}); }), "balance_losses: " + message));
+    CHECK(contains(error_of([&] { backward(logits, counts, k, {}, 1.0, d); }), "balance_losses_backward: " + message));
+  };
+  both({6, 0, 0}, 2, "counts has 3 entries, logits has 4 experts");
+  both({6, 0, 0, 0}, 0, "k = 0 of 4 experts");
+  both({6, 0, 0, 0}, 5, "k = 5 of 4 experts");
+  both({7, -1, 0, 0}, 2, "counts[1] is -1");
+  both({5, 0, 0, 0}, 2, "counts add up to 5, 3 tokens of 2 choices need 6");
+  CHECK(contains(error_of([&] { backward(logits, {6, 0, 0, 0}, 2, {}, 1.0, d2); }), "balance_losses_backward: d_logits is [2, 4], logits is [3, 4]"));
+  std::vector<index_t> const counts{6, 0, 0, 0};
+  std::byte none;
+  moe::arena empty(&none, 0);
+  CHECK(contains(error_of([&] { moe::balance_losses<double>(moe::cpu{1}, logits.mat(), moe::vec(counts.data(), 4), 2, {}, empty); }), "arena"));
+  CHECK(contains(error_of([&] { moe::balance_losses_backward(moe::cpu{1}, logits.mat(), moe::vec(counts.data(), 4), 2, {}, 1.0, d.mat(), empty); }), "arena"));
+}

@@ -1,0 +1,308 @@
+#include <moe/routing/dispatch.hpp>
+
+#include <optional>
+
+#include "test/support.hpp"
+
+namespace {
+using moe::bf16;
+using moe::index_t;
+
+/// A plan and the memory it lies in.
+struct planned {
+  std::vector<std::byte> memory;
+  moe::dispatch_plan plan;
+
+  planned(index_t tokens, index_t k, index_t experts) : memory(bytes(tokens, k, experts), std::byte{0xa5}) {
+    moe::arena a(memory.data(), memory.size());
+    plan = moe::dispatch_plan::take(a, tokens, k, experts);
+  }
+  planned(test::array<int> const& expert, index_t experts, index_t capacity, int threads = 1) : planned(expert.rows(), expert.columns(), experts) {
+    std::vector<std::byte> scratch(moe::make_dispatch_scratch_bytes(expert.rows(), experts), std::byte{0xff});
+    moe::arena a(scratch.data(), scratch.size());
+    moe::make_dispatch(moe::cpu{threads}, expert.mat(), capacity, plan, a);
+  }
+  static std::size_t bytes(index_t tokens, index_t k, index_t experts) {
+    moe::arena measure;
+    moe::dispatch_plan::take(measure, tokens, k, experts);
+    return measure.peak();
+  }
+};
+
+template <class T>
+std::vector<T> list(moe::vector_view<T> v) {
+  return {v.data(), v.data() + v.size()};
+}
+
+test::array<int> random_experts(index_t tokens, index_t k, index_t experts, std::uint64_t seed) {
+  moe::random_stream const random{seed};
+  test::array<int> e(tokens, k, k + 1, 1);
+  for (index_t t = 0; t < tokens; ++t)
+    for (index_t j = 0; j < k; ++j) e(t, j) = static_cast<int>(random.below(std::uint64_t(t * k + j), std::uint64_t(experts)));
+  return e;
+}
+
+/// The contract word by word: for each expert all choices in slot order.
+void check_plan(test::array<int> const& expert, index_t experts, index_t capacity, moe::dispatch_plan const& plan) {
+  index_t const k = expert.columns(), slots = expert.rows() * k;
+  std::vector<int> slot, token, position(std::size_t(slots), -1);
+  std::vector<index_t> counts, offsets{0};
+  for (int e = 0; e < experts; ++e) {
+    index_t count = 0;
+    for (index_t s = 0; s < slots; ++s) {
+      if (expert(s / k, s % k) != e) continue;
+      if (++count > capacity && capacity > 0) continue;
+      position[std::size_t(s)] = int(slot.size());
+      slot.push_back(int(s)), token.push_back(int(s / k));
+    }
+    counts.push_back(count), offsets.push_back(index_t(slot.size()));
+  }
+  CHECK(plan.rows() == index_t(slot.size()));
+  CHECK(plan.dropped() == slots - index_t(slot.size()));
+  slot.resize(std::size_t(slots), -1), token.resize(std::size_t(slots), -1);
+  CHECK(list(plan.counts) == counts);
+  CHECK(list(plan.offsets) == offsets);
+  CHECK(list(plan.slot) == slot);
+  CHECK(list(plan.token) == token);
+  CHECK(list(plan.position) == position);
+}
+}  // namespace
+
+TEST_CASE("make_dispatch: the published example") {
+  test::array<int> const choices({2, 0, 0, 1, 2, 1, 0, 2, 0, 2}, 5, 2);
+  planned const dropless(choices, 3, 0);
+  CHECK(list(dropless.plan.slot) == std::vector<int>{1, 2, 6, 8, 3, 5, 0, 4, 7, 9});
+  CHECK(list(dropless.plan.token) == std::vector<int>{0, 1, 3, 4, 1, 2, 0, 2, 3, 4});
+  CHECK(list(dropless.plan.counts) == std::vector<index_t>{4, 2, 4});
+  CHECK(list(dropless.plan.offsets) == std::vector<index_t>{0, 4, 6, 10});
+  planned const capped(choices, 3, 3);
+  CHECK(list(capped.plan.counts) == std::vector<index_t>{4, 2, 4});
+  CHECK(list(capped.plan.offsets) == std::vector<index_t>{0, 3, 5, 8});
+  CHECK(capped.plan.dropped() == 2);
+  CHECK(capped.plan.position(8) == -1);
+  CHECK(capped.plan.position(9) == -1);
+  CHECK(list(capped.plan.slot) == std::vector<int>{1, 2, 6, 3, 5, 0, 4, 7, -1, -1});
+}
+
+TEST_CASE("make_dispatch: agrees with a search, for any number of threads") {
+  struct {
+    index_t tokens, k, experts, capacity;
+  } const cases[] = {{0, 2, 5, 0}, {1, 1, 1, 0}, {1, 3, 64, 0}, {50, 2, 7, 0},    {50, 2, 7, 5},     {100, 4, 3, 1},  {30, 1, 1, 7},
+                     {0, 2, 0, 0}, {7, 0, 4, 0}, {5, 2, 40, 0}, {2047, 2, 9, 200}, {2048, 2, 9, 0}, {2049, 2, 9, 455}, {6200, 3, 5, 0}};
+  for (auto const& c : cases)
+    for (int threads : test::thread_counts) {
+      CAPTURE(c.tokens);
+      CAPTURE(c.k);
+      CAPTURE(c.experts);
+      CAPTURE(c.capacity);
+      CAPTURE(threads);
+      auto const expert = random_experts(c.tokens, c.k, std::max<index_t>(c.experts, 1), 5);
+      check_plan(expert, c.experts, c.capacity, planned(expert, c.experts, c.capacity, threads).plan);
+    }
+  test::array<int> one(300, 2);
+  one.fill(3);  // one expert with everything, the same expert twice in a row
+  check_plan(one, 6, 0, planned(one, 6, 0).plan);
+  check_plan(one, 6, 100, planned(one, 6, 100).plan);
+}
+
+TEST_CASE_TEMPLATE("dispatch and combine: exact on small integers", T, float, double, bf16) {
+  for (index_t tokens : {0, 1, 9, 70})
+    for (index_t d : {0, 1, 7, 15, 16, 17, 63, 64, 65, 130})
+      for (index_t capacity : {0, 4}) {
+        CAPTURE(tokens);
+        CAPTURE(d);
+        CAPTURE(capacity);
+        constexpr index_t k = 3, experts = 5;
+        auto const expert = random_experts(tokens, k, experts, 6);
+        planned const p(expert, experts, capacity);
+        index_t const rows = p.plan.rows(), spare = 2;
+        test::array<T> x(tokens, d, d + 3, 1), xs(rows + spare, d, d + 1, 1), d_x(tokens, d, d + 2), y(tokens, d, d + 5, 3), weight(tokens, k, k + 1),
+            d_ys(rows + spare, d), d_weight(tokens, k, k + 2);
+        x.integers(1, 3), weight.integers(2, 3);
+        moe::cpu const space{2};
+        moe::dispatch(space, x.mat(), p.plan, xs.mat());
+        for (index_t r = 0; r < rows; ++r)
+          for (index_t c = 0; c < d; ++c) REQUIRE(xs(r, c) == x(p.plan.token(r), c));
+        for (index_t r = rows; r < rows + spare; ++r)
+          for (index_t c = 0; c < d; ++c) REQUIRE(std::isnan(double(xs(r, c))));  // not touched
+        xs.integers(3, 3);
+        moe::dispatch_backward(space, xs.mat(), p.plan, k, d_x.mat());
+        moe::combine(space, xs.mat(), weight.mat(), p.plan, y.mat());
+        moe::combine_backward(space, x.mat(), xs.mat(), weight.mat(), p.plan, d_ys.mat(), d_weight.mat());
+        for (index_t t = 0; t < tokens; ++t) {
+          std::vector<double> sum(std::size_t(d), 0.0), weighted(sum);
+          for (index_t j = 0; j < k; ++j) {
+            int const r = p.plan.position(t * k + j);
+            double dot = 0;
+            for (index_t c = 0; r >= 0 && c < d; ++c) {
+              sum[std::size_t(c)] += double(xs(r, c));
+              weighted[std::size_t(c)] += double(weight(t, j)) * double(xs(r, c));
+              dot += double(x(t, c)) * double(xs(r, c));
+              REQUIRE(double(d_ys(r, c)) == double(weight(t, j)) * double(x(t, c)));
+            }
+            REQUIRE(d_weight(t, j) == T(dot));
+          }
+          for (index_t c = 0; c < d; ++c) {
+            REQUIRE(double(d_x(t, c)) == sum[std::size_t(c)]);
+            REQUIRE(double(y(t, c)) == weighted[std::size_t(c)]);
+          }
+        }
+        auto const expected = d_ys.values();
+        for (index_t r = rows; r < rows + spare; ++r)
+          for (index_t c = 0; c < d; ++c) REQUIRE(std::isnan(double(d_ys(r, c))));
+        test::array<T> in_place = xs;  // d_ys may be ys
+        moe::combine_backward(space, x.mat(), in_place.mat(), weight.mat(), p.plan, in_place.mat(), d_weight.mat());
+        for (index_t r = 0; r < rows; ++r)
+          for (index_t c = 0; c < d; ++c) REQUIRE(in_place(r, c) == expected[std::size_t(r * d + c)]);
+      }
+}
+
+TEST_CASE("dispatch and combine: gradients agree with finite differences") {
+  constexpr index_t tokens = 6, k = 2, experts = 4, d = 5;
+  auto const expert = random_experts(tokens, k, experts, 9);
+  for (index_t capacity : {0, 2}) {
+    planned const p(expert, experts, capacity);
+    index_t const rows = p.plan.rows();
+    moe::cpu const space{1};
+    test::array<double> x(tokens, d), xs(rows, d), weight(tokens, k), y(tokens, d), c(tokens, d), cs(rows, d), d_ys(rows, d), d_weight(tokens, k), d_x(tokens, d);
+    x.normal(1), xs.normal(2), weight.normal(3), c.normal(4), cs.normal(5);
+    auto const dot = [](auto const& a, auto const& b) {
+      double sum = 0;
+      for (index_t i = 0; i < a.size(); ++i) sum += a.data()[i] * b.data()[i];
+      return sum;
+    };
+    auto const combined = [&] {
+      moe::combine(space, xs.mat(), weight.mat(), p.plan, y.mat());
+      return dot(c, y);
+    };
+    moe::combine_backward(space, c.mat(), xs.mat(), weight.mat(), p.plan, d_ys.mat(), d_weight.mat());
+    test::check_gradient("combine ys", combined, xs.data(), xs.size(), d_ys.values());
+    test::check_gradient("combine weight", combined, weight.data(), weight.size(), d_weight.values());
+    for (index_t s = 0; s < tokens * k; ++s)
+      if (p.plan.position(s) < 0) CHECK(d_weight(s / k, s % k) == 0.0);
+    moe::dispatch_backward(space, cs.mat(), p.plan, k, d_x.mat());
+    auto const dispatched = [&] {
+      moe::dispatch(space, x.mat(), p.plan, xs.mat());
+      return dot(cs, xs);
+    };
+    test::check_gradient("dispatch x", dispatched, x.data(), x.size(), d_x.values());
+  }
+}
+
+TEST_CASE_TEMPLATE("dispatch and combine: the same bits for any number of threads, alone or in a batch", T, float, double, bf16) {
+  constexpr index_t tokens = 300, k = 4, experts = 6, d = 77;
+  auto const expert = random_experts(tokens, k, experts, 3);
+  std::optional<std::vector<T>> first[4];
+  for (int threads : test::thread_counts) {
+    planned const p(expert, experts, 0, threads);
+    moe::cpu const space{threads};
+    test::array<T> x(tokens, d), ys(tokens * k, d, d + 1, 1), weight(tokens, k), y(tokens, d), d_x(tokens, d), d_ys(tokens * k, d), d_weight(tokens, k);
+    x.normal(1), ys.normal(2), weight.normal(3);
+    moe::combine(space, ys.mat(), weight.mat(), p.plan, y.mat());
+    moe::dispatch_backward(space, ys.mat(), p.plan, k, d_x.mat());
+    moe::combine_backward(space, x.mat(), ys.mat(), weight.mat(), p.plan, d_ys.mat(), d_weight.mat());
+    std::vector<T> const now[] = {y.values(), d_x.values(), d_ys.values(), d_weight.values()};
+    for (int i = 0; i < 4; ++i) {
+      if (!first[i]) first[i] = now[i];
+      CHECK(test::same_bits(*first[i], now[i]));
+    }
+    for (index_t t = 0; t < tokens; t += 37) {  // one token alone, its rows moved together
+      test::array<int> e1(1, k);
+      std::copy_n(&expert(t), k, e1.data());
+      planned const alone(e1, experts, 0);
+      test::array<T> x1(1, d), ys1(k, d), weight1(1, k), y1(1, d), d_x1(1, d), d_ys1(k, d), d_weight1(1, k);
+      std::copy_n(&x(t), d, x1.data());
+      std::copy_n(&weight(t), k, weight1.data());
+      for (index_t j = 0; j < k; ++j) std::copy_n(&ys(p.plan.position(t * k + j)), d, &ys1(alone.plan.position(j)));
+      moe::combine(space, ys1.mat(), weight1.mat(), alone.plan, y1.mat());
+      moe::dispatch_backward(space, ys1.mat(), alone.plan, k, d_x1.mat());
+      moe::combine_backward(space, x1.mat(), ys1.mat(), weight1.mat(), alone.plan, d_ys1.mat(), d_weight1.mat());
+      CHECK(std::memcmp(&y(t), y1.data(), d * sizeof(T)) == 0);
+      CHECK(std::memcmp(&d_x(t), d_x1.data(), d * sizeof(T)) == 0);
+      CHECK(std::memcmp(&d_weight(t), d_weight1.data(), k * sizeof(T)) == 0);
+      for (index_t j = 0; j < k; ++j)
+        CHECK(std::memcmp(&d_ys(p.plan.position(t * k + j)), &d_ys1(alone.plan.position(j)), d * sizeof(T)) == 0);
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("combine: NaN is seen, a dropped choice is not", T, float, double, bf16) {
+  test::array<int> const expert({0, 1, 0, 1}, 2, 2);
+  planned const p(expert, 2, 1);  // token 1 is dropped altogether
+  test::array<T> ys(2, 3), weight(2, 2), y(2, 3), d_y(2, 3), d_ys(2, 3), d_weight(2, 2), d_x(2, 3);
+  ys.fill(T(1.0f)), weight.fill(T(0.0f)), d_y.fill(T(1.0f));
+  ys(1, 2) = test::quiet_nan<T>();
+  weight(1, 0) = test::quiet_nan<T>();
+  moe::cpu const space{1};
+  moe::combine(space, ys.mat(), weight.mat(), p.plan, y.mat());
+  CHECK(y(0, 0) == T(0.0f));
+  CHECK(std::isnan(double(y(0, 2))));  // also below a weight of 0
+  for (index_t c = 0; c < 3; ++c) CHECK(y(1, c) == T(0.0f));
+  moe::dispatch_backward(space, ys.mat(), p.plan, 2, d_x.mat());
+  CHECK(std::isnan(double(d_x(0, 2))));
+  for (index_t c = 0; c < 3; ++c) CHECK(d_x(1, c) == T(0.0f));
+  moe::combine_backward(space, d_y.mat(), ys.mat(), weight.mat(), p.plan, d_ys.mat(), d_weight.mat());
+  CHECK(d_weight(0, 0) == T(3.0f));
+  CHECK(std::isnan(double(d_weight(0, 1))));
+  CHECK(d_weight(1, 0) == T(0.0f));
+  CHECK(d_weight(1, 1) == T(0.0f));
+}
+
+TEST_CASE("dispatch: wrong arguments") {
+  using test::contains;
+  using test::error_of;
+  moe::cpu const space{1};
+  test::scratch scratch(1 << 16);
+  auto const make = [&](test::array<int> const& e, index_t capacity, moe::dispatch_plan const& plan) {
+    return error_of([&] {
+      auto a = scratch.get();
+      moe::make_dispatch(space, e.mat(), capacity, plan, a);
+    });
+  };
+  planned const p(3, 2, 4), wrong(3, 1, 4);
+  test::array<int> e(3, 2);
+  e.fill(3);
+  CHECK(contains(make(e, -1, p.plan), "make_dispatch: capacity is -1"));
+  CHECK(contains(make(e, 0, wrong.plan), "make_dispatch: plan is for 3 choices, there are 6"));
+  auto other = p.plan;
+  other.offsets = moe::vec(p.plan.offsets.data(), 4);
+  CHECK(contains(make(e, 0, other), "make_dispatch: plan.offsets has 4 entries for 4 experts"));
+  e(1, 1) = -1;
+  CHECK(contains(make(e, 0, p.plan), "make_dispatch: expert[1, 1] = -1, needs to be in [0, 4)"));
+  e(1, 1) = 4;
+  CHECK(contains(make(e, 0, p.plan), "make_dispatch: expert[1, 1] = 4, needs to be in [0, 4)"));
+  CHECK(list(p.plan.position) == std::vector<int>(6, int(0xa5a5a5a5)));  // nothing was written
+  int one = 0;
+  CHECK(contains(error_of([&] {
+                   auto a = scratch.get();
+                   moe::make_dispatch(space, moe::mat(&one, index_t{1} << 31, 1), 0, p.plan, a);
+                 }),
+                 "choices can be numbered"));
+  e(1, 1) = 0;
+  moe::arena none(&one, 0);
+  CHECK(contains(error_of([&] { moe::make_dispatch(space, e.mat(), 0, p.plan, none); }), "arena"));
+  REQUIRE(make(e, 0, p.plan).empty());
+
+  test::array<float> x(3, 5), x2(2, 5), x4(3, 4), ys(6, 5), few(5, 5), w(3, 2), w3(3, 3), y(3, 5);
+  x.fill(0), ys.fill(0), w.fill(0);
+  CHECK(contains(error_of([&] { moe::dispatch(space, x.mat(), p.plan, few.mat()); }), "dispatch: xs has 5 rows, the plan has 6"));
+  CHECK(contains(error_of([&] { moe::dispatch(space, x4.mat(), p.plan, ys.mat()); }), "dispatch: xs has 5 columns, needs 4"));
+  test::array<float> x5(5, 5);
+  CHECK(contains(error_of([&] { moe::dispatch(space, x5.mat(), p.plan, ys.mat()); }), "dispatch: plan is for 6 choices, x has 5 tokens"));
+  CHECK(contains(error_of([&] { moe::dispatch_backward(space, ys.mat(), p.plan, 3, y.mat()); }), "dispatch_backward: plan is for 6 choices, there are 9"));
+  CHECK(contains(error_of([&] { moe::dispatch_backward(space, few.mat(), p.plan, 2, y.mat()); }), "dispatch_backward: d_xs has 5 rows"));
+  CHECK(contains(error_of([&] { moe::dispatch_backward(space, ys.mat(), p.plan, 2, x4.mat()); }), "dispatch_backward: d_xs has 5 columns, needs 4"));
+  CHECK(contains(error_of([&] { moe::combine(space, ys.mat(), w3.mat(), p.plan, y.mat()); }), "combine: plan is for 6 choices, there are 9"));
+  CHECK(contains(error_of([&] { moe::combine(space, ys.mat(), w.mat(), p.plan, x2.mat()); }), "combine: weight has 3 rows, y has 2"));
+  CHECK(contains(error_of([&] { moe::combine(space, few.mat(), w.mat(), p.plan, y.mat()); }), "combine: ys has 5 rows, the plan has 6"));
+  CHECK(contains(error_of([&] { moe::combine(space, ys.mat(), w.mat(), p.plan, x4.mat()); }), "combine: ys has 5 columns, needs 4"));
+  auto const backward = [&](auto& d_y, auto& rows, auto& d_rows, auto& d_w) {
+    return error_of([&] { moe::combine_backward(space, d_y.mat(), rows.mat(), w.mat(), p.plan, d_rows.mat(), d_w.mat()); });
+  };
+  CHECK(backward(x, ys, ys, w).empty());
+  CHECK(contains(backward(x2, ys, ys, w), "combine_backward: weight has 3 rows, d_y has 2"));
+  CHECK(contains(backward(x, few, ys, w), "combine_backward: ys has 5 rows"));
+  CHECK(contains(backward(x, ys, few, w), "combine_backward: d_ys has 5 rows"));
+  CHECK(contains(backward(x4, ys, ys, w), "combine_backward: ys has 5 columns, needs 4"));
+  CHECK(contains(backward(x, ys, ys, w3), "combine_backward: d_weight is [3, 3], weight is [3, 2]"));
+}

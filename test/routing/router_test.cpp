@@ -1,0 +1,48 @@
+#include <moe/routing/router.hpp>
+
+#include "test/support.hpp"
+
+namespace {
+using moe::index_t;
+using moe::topk_config;
+using mixtral = moe::softmax_topk_router<topk_config{.k = 2, .renormalise = true}>;
+using switch_gate = moe::softmax_topk_router<topk_config{.k = 1, .renormalise = false}>;
+
+static_assert(moe::router<mixtral, moe::cpu, float> && moe::router<mixtral, moe::cpu, double> && moe::router<mixtral, moe::cpu, moe::bf16>);
+static_assert(moe::router<switch_gate, moe::cpu, float>);
+static_assert(mixtral::k == 2 && mixtral::renormalise && switch_gate::k == 1 && !switch_gate::renormalise);
+
+struct no_choice {
+  static constexpr int k = 2;
+};
+struct no_gradient {
+  static constexpr int k = 2;
+  static void forward(moe::cpu const&, moe::matrix_view<float const>, moe::tensor<float, moe::dyn, 2>, moe::tensor<int, moe::dyn, 2>) {}
+};
+static_assert(!moe::router<no_choice, moe::cpu, float> && !moe::router<no_gradient, moe::cpu, float> && !moe::router<mixtral, int, float>);
+
+template <topk_config C>
+void check() {
+  using router = moe::softmax_topk_router<C>;
+  constexpr index_t tokens = 20, experts = 9;
+  moe::cpu const space{1};
+  test::array<float> logits(tokens, experts), w(tokens, C.k), w2(tokens, C.k), c(tokens, C.k), d(tokens, experts), d2(tokens, experts);
+  test::array<int> e(tokens, C.k), e2(tokens, C.k);
+  logits.normal(1), c.normal(2);
+  auto const weights = [](auto& a) { return moe::tensor<float, moe::dyn, C.k>(a.mat()); };
+  auto const chosen = [](auto& a) { return moe::tensor<int, moe::dyn, C.k>(a.mat()); };
+  router::forward(space, logits.mat(), weights(w), chosen(e));
+  router::backward(space, logits.mat(), w.mat(), e.mat(), c.mat(), d.mat());
+  moe::topk<C>(space, logits.mat(), weights(w2), chosen(e2));
+  moe::topk_backward<C>(space, logits.mat(), w2.mat(), e2.mat(), c.mat(), d2.mat());
+  CHECK(w.values() == w2.values());
+  CHECK(e.values() == e2.values());
+  CHECK(d.values() == d2.values());
+}
+}  // namespace
+
+TEST_CASE("softmax_topk_router is topk and its gradient") {
+  check<topk_config{.k = 2, .renormalise = true}>();
+  check<topk_config{.k = 1, .renormalise = false}>();
+  check<topk_config{.k = 4, .renormalise = false}>();
+}
