@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <array>
 
 #include <moe/data/byte_pairs.hpp>
@@ -69,8 +70,8 @@ class tokenizer {
   /// Byte-pair encoding learned by learn_byte_pairs. It has fewer than `vocab_size` tokens where the text is too short for more.
   /// Throws  bad_argument if vocab_size < 256.
   static tokenizer train_bpe(std::string_view text, index_t vocab_size) {
-    expects(vocab_size >= 256 && vocab_size <= INT32_MAX, errc::bad_argument, "tokenizer: a vocabulary of ", vocab_size,
-            ", needs at least the 256 bytes");
+    if (vocab_size < 256 || vocab_size > INT32_MAX)
+      throw error(errc::bad_argument, "tokenizer: a vocabulary of " + std::to_string(vocab_size) + ", needs at least the 256 bytes");
     tokenizer t;
     for (auto const& p : learn_byte_pairs(text, vocab_size)) {
       if (p.result == t.vocab_size()) t.spelled_.push_back(t.token(p.left) + t.token(p.right));
@@ -84,7 +85,8 @@ class tokenizer {
   std::vector<byte_pair> const& merges() const { return merges_; }
   /// The bytes of a token, which need not be whole characters. Throws bad_argument for an id outside [0, vocab_size).
   std::string const& token(int id) const {
-    expects(id >= 0 && id < vocab_size(), errc::bad_argument, "tokenizer: id ", id, " of a vocabulary of ", vocab_size());
+    if (id < 0 || id >= vocab_size())
+      throw error(errc::bad_argument, "tokenizer: id " + std::to_string(id) + " of a vocabulary of " + std::to_string(vocab_size()));
     return spelled_[static_cast<std::size_t>(id)];
   }
 
@@ -96,17 +98,19 @@ class tokenizer {
       return ids;
     }
     constexpr std::size_t most_words = std::size_t{1} << 20;
-    std::unordered_map<std::string_view, std::pair<std::size_t, std::size_t>> seen;  // word: where `ids` has it already
+    detail::hash_index<std::string_view> seen;
+    std::vector<std::size_t> begin, end;  // of the ids of each word in `seen`
     workspace work;
     ids.reserve(text.size() / 3);
     split_words(text, [&](std::string_view word) {
-      if (auto const at = seen.find(word); at != seen.end()) {
-        for (std::size_t i = at->second.first; i < at->second.second; ++i) ids.push_back(ids[i]);
+      std::size_t const w = seen.size() < most_words ? seen.insert(word) : seen.find(word);
+      if (w < begin.size()) {
+        for (std::size_t i = begin[w]; i < end[w]; ++i) ids.push_back(ids[i]);
         return;
       }
-      std::size_t const begin = ids.size();
+      if (w == begin.size()) begin.push_back(ids.size());
       append_word(word, work, ids);
-      if (seen.size() < most_words) seen.emplace(word, std::pair(begin, ids.size()));
+      if (w == end.size()) end.push_back(ids.size());
     });
     return ids;
   }
@@ -139,29 +143,31 @@ class tokenizer {
   ///         tokens, ids with gaps, a byte without a token, merges of unknown tokens or given twice.
   static tokenizer from_json(std::string_view text, std::string const& source) {
     json_value const root = parse_json(text, source);
-    auto const refuse = [&](auto const&... parts) { fail(errc::bad_file, source, ": ", parts...); };
+    auto const refuse = [&](std::string const& what) { throw error(errc::bad_file, source + ": " + what); };
     auto const is_unset = [](json_value const* v) {  // absent, null, false or empty
       return v == nullptr || v->is(json_value::kind::null) || (v->is(json_value::kind::boolean) && !v->boolean) ||
              (v->is(json_value::kind::string) && v->string.empty()) || (v->is(json_value::kind::array) && v->items.empty());
     };
     for (char const* key : {"truncation", "padding", "added_tokens", "normalizer", "post_processor"})
-      if (!is_unset(root.find(key))) refuse("\"", key, "\" is set; only files without it are understood");
+      if (!is_unset(root.find(key))) refuse(quoted(key) + " is set; only files without it are understood");
     auto const* pre = root.find("pre_tokenizer");
     if (pre == nullptr || !detail::same_json(*pre, parse_json(detail::pre_tokenizer_json(), "pre_tokenizer"))) {
       auto const* type = pre == nullptr ? nullptr : pre->find("type");
-      refuse("\"pre_tokenizer\" ", type == nullptr ? "" : quoted(type->string), " is not the one that this library executes: ",
+      refuse("\"pre_tokenizer\" of type " + quoted(type == nullptr ? "" : type->string) + " is not the one that this library executes: " +
              detail::pre_tokenizer_json());
     }
     auto const* model = root.find("model");
     auto const* type = model == nullptr ? nullptr : model->find("type");
     if (type == nullptr || type->string != "BPE") refuse("\"model\" needs \"type\":\"BPE\"");
     for (char const* key : {"dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "byte_fallback", "ignore_merges"})
-      if (!is_unset(model->find(key))) refuse("\"model\": \"", key, "\" is set; only files without it are understood");
+      if (!is_unset(model->find(key))) refuse("\"model\": " + quoted(key) + " is set; only files without it are understood");
     auto const *vocab = model->find("vocab"), *merges = model->find("merges");
     if (vocab == nullptr || !vocab->is(json_value::kind::object)) refuse("\"model\": no object \"vocab\"");
     if (merges == nullptr || !merges->is(json_value::kind::array)) refuse("\"model\": no array \"merges\"");
     tokenizer t;
-    auto const ids = t.take_vocabulary(*vocab, source);
+    t.take_vocabulary(*vocab, source);
+    detail::hash_index<std::string_view> ids;
+    for (auto const& bytes : t.spelled_) ids.insert(bytes);
     for (auto const& pair : merges->items) t.take_merge(pair, ids, source);
     return t;
   }
@@ -172,25 +178,19 @@ class tokenizer {
   }
 
  private:
-  struct candidate {
-    int rank;
-    std::uint32_t at;
-    bool operator<(candidate const& o) const { return rank != o.rank ? rank > o.rank : at > o.at; }  // the best is the largest
-  };
   struct workspace {
     std::vector<int> token;                     // of the piece that starts at this byte; -1: swallowed by an earlier one
     std::vector<std::uint32_t> next, previous;
-    std::vector<candidate> heap;
+    detail::merge_heap heap;                    // rank: minus the place in merges_; key: where
   };
-  using id_map = std::unordered_map<std::string, int>;
 
   bool add_merge(byte_pair const& p) {
     merges_.push_back(p);
-    return rank_.emplace(detail::pair_key(p.left, p.right), static_cast<int>(merges_.size()) - 1).second;
+    return rank_.insert_new(detail::pair_key(p.left, p.right));
   }
 
   void append_word(std::string_view word, workspace& work, std::vector<int>& ids) const {
-    expects(word.size() < INT32_MAX, errc::bad_argument, "tokenizer: a word of ", word.size(), " bytes");
+    if (word.size() >= INT32_MAX) throw error(errc::bad_argument, "tokenizer: a word of " + std::to_string(word.size()) + " bytes");
     auto const n = static_cast<std::uint32_t>(word.size());
     work.token.resize(n), work.next.resize(n), work.previous.resize(n), work.heap.clear();
     for (std::uint32_t i = 0; i < n; ++i) {
@@ -199,17 +199,14 @@ class tokenizer {
     }
     auto const propose = [&](std::uint32_t at) {
       if (work.next[at] >= n) return;
-      auto const found = rank_.find(detail::pair_key(work.token[at], work.token[work.next[at]]));
-      if (found == rank_.end()) return;
-      work.heap.push_back({found->second, at});
-      std::push_heap(work.heap.begin(), work.heap.end());
+      std::size_t const rank = rank_.find(detail::pair_key(work.token[at], work.token[work.next[at]]));
+      if (rank != rank_.none) work.heap.push({-static_cast<std::int64_t>(rank), at});
     };
     for (std::uint32_t i = 0; i < n; ++i) propose(i);
     while (!work.heap.empty()) {
-      std::pop_heap(work.heap.begin(), work.heap.end());
-      auto const [rank, at] = work.heap.back();
-      work.heap.pop_back();
-      byte_pair const& p = merges_[static_cast<std::size_t>(rank)];
+      auto const [minus_rank, key] = work.heap.pop();
+      byte_pair const& p = merges_[static_cast<std::size_t>(-minus_rank)];
+      auto const at = static_cast<std::uint32_t>(key);
       std::uint32_t const right = work.next[at];
       if (work.token[at] != p.left || right >= n || work.token[right] != p.right) continue;  // merged otherwise in the meantime
       work.token[at] = p.result, work.token[right] = -1;
@@ -221,46 +218,41 @@ class tokenizer {
     for (std::uint32_t i = 0; i < n; i = work.next[i]) ids.push_back(work.token[i]);
   }
 
-  id_map take_vocabulary(json_value const& vocab, std::string const& source) {
-    id_map ids;
+  void take_vocabulary(json_value const& vocab, std::string const& source) {
     std::size_t const n = vocab.items.size();
     spelled_.assign(n, "");
     id_of_byte_.fill(-1);
     for (std::size_t i = 0; i < n; ++i) {
       auto const& id = vocab.items[i];
       std::string bytes;
-      expects(detail::bytes_of(vocab.keys[i], bytes) && !bytes.empty(), errc::bad_file, source, ": token ", quoted(vocab.keys[i]),
-              " has characters that stand for no byte");
-      expects(id.is(json_value::kind::integer) && id.integer >= 0 && id.integer < static_cast<index_t>(n) &&
-                  spelled_[static_cast<std::size_t>(id.integer)].empty(),
-              errc::bad_file, source, ": the id of token ", quoted(vocab.keys[i]), " is not one of 0 ... ", n, " - 1, or given twice");
+      if (!detail::bytes_of(vocab.keys[i], bytes) || bytes.empty() || !id.is(json_value::kind::integer) || id.integer < 0 ||
+          id.integer >= static_cast<index_t>(n) || !spelled_[static_cast<std::size_t>(id.integer)].empty())
+        throw error(errc::bad_file, source + ": token " + quoted(vocab.keys[i]) + " stands for no bytes, or its id is not one of 0 ... " +
+                                        std::to_string(n) + " - 1, or given twice");
       if (bytes.size() == 1) id_of_byte_[static_cast<unsigned char>(bytes[0])] = static_cast<int>(id.integer);
-      ids.emplace(bytes, static_cast<int>(id.integer));
       spelled_[static_cast<std::size_t>(id.integer)] = std::move(bytes);
     }
-    for (std::size_t b = 0; b < 256; ++b) expects(id_of_byte_[b] >= 0, errc::bad_file, source, ": no token for byte ", b);
-    return ids;
+    for (std::size_t b = 0; b < 256; ++b)
+      if (id_of_byte_[b] < 0) throw error(errc::bad_file, source + ": no token for byte " + std::to_string(b));
   }
   /// A merge is "left right" or ["left", "right"].
-  void take_merge(json_value const& pair, id_map const& ids, std::string const& source) {
+  void take_merge(json_value const& pair, detail::hash_index<std::string_view> const& ids, std::string const& source) {
     std::string left, right;
     bool good = false;
-    if (pair.is(json_value::kind::string)) {
-      auto const space = pair.string.find(' ');
-      good = space != std::string::npos && detail::bytes_of(pair.string.substr(0, space), left) && detail::bytes_of(pair.string.substr(space + 1), right);
-    } else if (pair.items.size() == 2) {
+    if (std::size_t const space = pair.string.find(' '); space != std::string::npos)
+      good = detail::bytes_of(pair.string.substr(0, space), left) && detail::bytes_of(pair.string.substr(space + 1), right);
+    else if (pair.items.size() == 2)
       good = detail::bytes_of(pair.items[0].string, left) && detail::bytes_of(pair.items[1].string, right);
-    }
-    auto const a = ids.find(left), b = ids.find(right), c = ids.find(left + right);
-    good = good && a != ids.end() && b != ids.end() && c != ids.end();
-    expects(good && add_merge({a->second, b->second, c->second}), errc::bad_file, source, ": merge ", merges_.size(),
-            " is not of two tokens to a third, or given twice");
+    std::size_t const a = ids.find(left), b = ids.find(right), c = ids.find(left + right);
+    good = good && a != ids.none && b != ids.none && c != ids.none;
+    if (!good || !add_merge({static_cast<int>(a), static_cast<int>(b), static_cast<int>(c)}))
+      throw error(errc::bad_file, source + ": merge " + std::to_string(merges_.size()) + " is not of two tokens to a third, or given twice");
   }
 
   std::vector<std::string> spelled_;  // the bytes of each token
   std::array<int, 256> id_of_byte_{};
   std::vector<byte_pair> merges_;
-  std::unordered_map<std::uint64_t, int> rank_;  // of a pair: its place in merges_
+  detail::hash_index<std::uint64_t> rank_;  // of a pair: its place in merges_
 };
 
 }  // namespace moe::inline MOE_ISA

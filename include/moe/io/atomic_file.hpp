@@ -33,7 +33,7 @@ struct file_calls {
 namespace detail {
 /// Throws errc::io: what was tried, on which path, and what the system said (`code` is an errno).
 [[noreturn]] inline void fail_io(std::string_view operation, std::string const& path, int code) {
-  fail(errc::io, operation, " \"", path, "\": ", std::generic_category().message(code));
+  throw error(errc::io, std::string(operation) + " \"" + path + "\": " + std::generic_category().message(code));
 }
 inline std::string parent_directory(std::string const& path) {
   auto const slash = path.find_last_of('/');
@@ -42,8 +42,7 @@ inline std::string parent_directory(std::string const& path) {
 }
 /// A path with a byte 0 would be cut there by the system.
 inline void check_path(std::string const& path) {
-  expects(!path.empty(), errc::bad_argument, "file: the path is empty");
-  expects(path.find('\0') == std::string::npos, errc::bad_argument, "file: the path contains a zero byte");
+  if (path.empty() || path.find('\0') != std::string::npos) throw error(errc::bad_argument, "file: the path is empty or contains a zero byte");
 }
 inline int open_retrying(file_calls const& calls, std::string const& path, int flags) {
   int file = -1;
@@ -65,8 +64,8 @@ class atomic_file {
       : calls_(calls), path_(std::move(path)), temporary_(path_ + ".tmp-" + std::to_string(::getpid())) {
     detail::check_path(path_);
     struct stat status {};
-    if (calls_.stat(path_.c_str(), &status) == 0)
-      expects(S_ISREG(status.st_mode), errc::io, "write \"", path_, "\": exists and is not a regular file");
+    if (calls_.stat(path_.c_str(), &status) == 0 && !S_ISREG(status.st_mode))
+      throw error(errc::io, "write \"" + path_ + "\": exists and is not a regular file");
     file_ = detail::open_retrying(calls_, temporary_, O_WRONLY | O_CREAT | O_TRUNC);
     if (file_ < 0) detail::fail_io("create", temporary_, errno);
   }
@@ -157,7 +156,7 @@ class input_file {
   void read(void* to, std::size_t bytes) const {
     for (std::size_t done = 0; done < bytes;) {
       std::size_t const n = read_some(static_cast<char*>(to) + done, bytes - done);
-      expects(n > 0, errc::bad_file, "read \"", path_, "\": the file ends ", bytes - done, " bytes early");
+      if (n == 0) throw error(errc::bad_file, "read \"" + path_ + "\": the file ends " + std::to_string(bytes - done) + " bytes early");
       done += n;
     }
   }
@@ -173,7 +172,7 @@ inline std::string read_file(std::string const& path, std::size_t limit = SIZE_M
   input_file const file(path, calls);
   std::string text, block(std::size_t{1} << 18, '\0');
   while (std::size_t const n = file.read_some(block.data(), block.size())) {
-    expects(n <= limit - text.size(), errc::bad_file, "read \"", path, "\": longer than the ", limit, " bytes allowed");
+    if (n > limit - text.size()) throw error(errc::bad_file, "read \"" + path + "\": longer than the " + std::to_string(limit) + " bytes allowed");
     text.append(block, 0, n);
   }
   return text;

@@ -1,6 +1,7 @@
 #pragma once
 #include <dirent.h>
 
+#include <charconv>
 #include <optional>
 
 #include <moe/io/safetensors.hpp>
@@ -43,22 +44,22 @@ inline std::string manifest_text(checkpoint_manifest const& m) {
 inline std::uint64_t parse_unsigned(std::string const& text, int base, json_reader const& json) {
   std::uint64_t x = 0;
   auto const [end, code] = std::from_chars(text.data(), text.data() + text.size(), x, base);
-  if (code != std::errc{} || end != text.data() + text.size() || text.empty()) json.reject("a number was expected, not ", quoted(text));
+  if (code != std::errc{} || end != text.data() + text.size() || text.empty()) json.reject("a number was expected, not " + quoted(text));
   return x;
 }
 
 /// Throws bad_file unless every byte is as it was written.
 inline checkpoint_manifest parse_manifest(std::string const& text, std::string const& source) {
   std::size_t const tail = 19;  // 16 digits and "}\n
-  expects(text.size() > tail && text.compare(text.size() - tail, tail, hexadecimal(crc64(text.data(), text.size() - tail)) + "\"}\n") == 0,
-          errc::bad_file, source, ": truncated or changed, its own checksum does not fit");
+  if (text.size() <= tail || text.substr(text.size() - tail) != hexadecimal(crc64(text.data(), text.size() - tail)) + "\"}\n")
+    throw error(errc::bad_file, source + ": truncated or changed, its own checksum does not fit");
   checkpoint_manifest m;
   int members = 0;
   json_reader json(text, source, {.bytes = std::size_t{1} << 24, .depth = 2});
   json.object([&](std::string const& key) {
     ++members;
     if (key == "format") {
-      if (auto const format = json.string(); format != "moe checkpoint 1") json.reject("unknown format ", quoted(format));
+      if (auto const format = json.string(); format != "moe checkpoint 1") json.reject("unknown format " + quoted(format));
     } else if (key == "step") m.step = json.integer();
     else if (key == "seed") m.seed = parse_unsigned(json.string(), 10, json);
     else if (key == "data_hash") m.data_hash = parse_unsigned(json.string(), 16, json);
@@ -67,7 +68,7 @@ inline checkpoint_manifest parse_manifest(std::string const& text, std::string c
     else if (key == "tensor_crc64") m.tensors.crc64 = parse_unsigned(json.string(), 16, json);
     else if (key == "tensor_file") m.tensor_file = json.string();
     else if (key == "crc64") json.string();
-    else json.reject("unknown member ", quoted(key));
+    else json.reject("unknown member " + quoted(key));
   });
   json.finish();
   if (members != 9) json.reject("members are missing");
@@ -99,7 +100,9 @@ inline std::vector<std::string> checkpoint_files(std::string const& directory) {
   while (auto const* entry = ::readdir(d))
     if (step_of(entry->d_name) >= 0) names.emplace_back(entry->d_name);
   ::closedir(d);
-  std::sort(names.begin(), names.end(), [](auto const& a, auto const& b) { return step_of(a) != step_of(b) ? step_of(a) < step_of(b) : a < b; });
+  auto const before = [](std::string const& a, std::string const& b) { return step_of(a) != step_of(b) ? step_of(a) < step_of(b) : a < b; };
+  std::make_heap(names.begin(), names.end(), before);
+  std::sort_heap(names.begin(), names.end(), before);
   return names;
 }
 
@@ -107,22 +110,23 @@ inline std::vector<std::string> checkpoint_files(std::string const& directory) {
 inline void check_tensor_file(std::string const& path, written_file const& expected, file_calls const& calls) {
   input_file const file(path, calls);
   std::uint64_t const bytes = file.bytes();
-  expects(bytes == expected.bytes, errc::bad_file, "\"", path, "\": ", bytes, " bytes, written were ", expected.bytes);
+  if (bytes != expected.bytes)
+    throw error(errc::bad_file, "\"" + path + "\": " + std::to_string(bytes) + " bytes, written were " + std::to_string(expected.bytes));
   file.seek(0);
   std::string block(std::size_t{1} << 20, '\0');
   std::uint64_t sum = 0;
   while (std::size_t const n = file.read_some(block.data(), block.size())) sum = crc64(block.data(), n, sum);
-  expects(sum == expected.crc64, errc::bad_file, "\"", path, "\": damaged, its checksum is ", hexadecimal(sum), ", written was ",
-          hexadecimal(expected.crc64));
+  if (sum != expected.crc64)
+    throw error(errc::bad_file, "\"" + path + "\": damaged, its checksum is " + hexadecimal(sum) + ", written was " + hexadecimal(expected.crc64));
 }
 
 inline checkpoint open_checkpoint(std::string const& directory, std::string const& manifest_name, file_calls const& calls) {
   std::string const path = directory + "/" + manifest_name;
   checkpoint c;
   c.manifest = parse_manifest(read_file(path, std::size_t{1} << 24, calls), "\"" + path + "\"");
-  expects(c.manifest.step == step_of(manifest_name) && step_of(c.manifest.tensor_file) == c.manifest.step &&
-              c.manifest.tensor_file.find('/') == std::string::npos,
-          errc::bad_file, "\"", path, "\": it speaks of another step or file");
+  if (c.manifest.step != step_of(manifest_name) || step_of(c.manifest.tensor_file) != c.manifest.step ||
+      c.manifest.tensor_file.find('/') != std::string::npos)
+    throw error(errc::bad_file, "\"" + path + "\": it speaks of another step or file");
   c.path = directory + "/" + c.manifest.tensor_file;
   check_tensor_file(c.path, c.manifest.tensors, calls);
   return c;
@@ -146,7 +150,7 @@ inline std::optional<checkpoint> latest_checkpoint(std::string const& directory,
   }
   std::string list;
   for (auto const& line : skipped) list += "\n  " + line;
-  expects(skipped.empty(), errc::bad_file, "no checkpoint in \"", directory, "\" is good:", list);
+  if (!skipped.empty()) throw error(errc::bad_file, "no checkpoint in \"" + directory + "\" is good:" + list);
   return std::nullopt;
 }
 
@@ -182,8 +186,8 @@ inline void remove_old_checkpoints(std::string const& directory, index_t saved, 
 /// Throws  bad_argument (step < 0, keep < 1) and as write_safetensors and atomic_file; then the older checkpoints are as they were.
 inline checkpoint save_checkpoint(std::string const& directory, checkpoint_manifest manifest, std::vector<tensor_source> const& tensors, int keep = 2,
                                   file_calls const& calls = {}) {
-  expects(manifest.step >= 0, errc::bad_argument, "save_checkpoint: step is ", manifest.step);
-  expects(keep >= 1, errc::bad_argument, "save_checkpoint: keep is ", keep, ", needs at least 1");
+  if (manifest.step < 0) throw error(errc::bad_argument, "save_checkpoint: step is " + std::to_string(manifest.step) + ", needs at least 0");
+  if (keep < 1) throw error(errc::bad_argument, "save_checkpoint: keep is " + std::to_string(keep) + ", needs at least 1");
   make_directories(directory, calls);
   std::string const name = detail::step_name(manifest.step);
   auto const path = [&](std::string const& file) { return directory + "/" + file; };
@@ -221,7 +225,7 @@ inline void check_resume(checkpoint const& saved, text_map const& config, std::u
     lines.push_back("data: saved hash " + hexadecimal(saved.manifest.data_hash) + ", now " + hexadecimal(data_hash));
   std::string list;
   for (auto const& line : lines) list += "\n  " + line;
-  expects(lines.empty(), errc::bad_argument, "cannot resume from \"", saved.path, "\", these differ:", list);
+  if (!lines.empty()) throw error(errc::bad_argument, "cannot resume from \"" + saved.path + "\", these differ:" + list);
 }
 
 }  // namespace moe::inline MOE_ISA

@@ -1,5 +1,4 @@
 #pragma once
-#include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -15,17 +14,19 @@ inline std::uint64_t fnv1a(std::string_view text, std::uint64_t state = 0xcbf29c
 }
 
 namespace detail {
-using crc64_tables = std::array<std::array<std::uint64_t, 256>, 8>;
+struct crc64_tables {
+  std::uint64_t of[8][256];
+};
 inline crc64_tables const& crc64_table() {
   static crc64_tables const tables = [] {
     crc64_tables t;
     for (std::uint64_t i = 0; i < 256; ++i) {
       std::uint64_t c = i;
       for (int bit = 0; bit < 8; ++bit) c = (c >> 1) ^ ((c & 1) != 0 ? 0xc96c5795d7870f42u : 0u);
-      t[0][i] = c;
+      t.of[0][i] = c;
     }
     for (std::size_t k = 1; k < 8; ++k)
-      for (std::size_t i = 0; i < 256; ++i) t[k][i] = (t[k - 1][i] >> 8) ^ t[0][t[k - 1][i] & 255];
+      for (std::size_t i = 0; i < 256; ++i) t.of[k][i] = (t.of[k - 1][i] >> 8) ^ t.of[0][t.of[k - 1][i] & 255];
     return t;
   }();
   return tables;
@@ -35,7 +36,7 @@ inline crc64_tables const& crc64_table() {
 /// CRC-64 with the polynomial of ECMA-182, reflected, as in the xz format: sees every change within any 64 neighbouring bits, so every flipped
 /// bit. `state` continues an earlier call. Eight bytes per step.
 inline std::uint64_t crc64(void const* data, std::size_t bytes, std::uint64_t state = 0) {
-  auto const& t = detail::crc64_table();
+  auto const& t = detail::crc64_table().of;
   auto const* p = static_cast<unsigned char const*>(data);
   std::uint64_t c = ~state;
   for (; bytes >= 8; bytes -= 8, p += 8) {

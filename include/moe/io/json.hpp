@@ -1,7 +1,5 @@
 #pragma once
-#include <algorithm>
 #include <charconv>
-#include <cmath>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -9,6 +7,7 @@
 
 #include <moe/core/error.hpp>
 #include <moe/core/macros.hpp>
+#include <moe/io/detail/hash_index.hpp>
 
 namespace moe::inline MOE_ISA {
 
@@ -96,16 +95,15 @@ struct json_limits {
 /// Reads JSON (RFC 8259) from first to last byte, without ever going back; what arrays and objects hold is handed to the caller as it comes.
 ///
 /// Throws  bad_file with `source` and the byte: a document beyond the limits, anything the grammar does not have, invalid UTF-8, half a
-///         surrogate pair, a number beyond double, two members of one name (after the callback saw both).
+///         surrogate pair, a number beyond double, two members of one name.
 class json_reader {
  public:
   json_reader(std::string_view text, std::string source, json_limits limits = {}) : text_(text), source_(std::move(source)), limits_(limits) {
-    if (text_.size() > limits_.bytes) reject(text_.size(), " bytes, more than the ", limits_.bytes, " allowed");
+    if (text_.size() > limits_.bytes) reject(std::to_string(text_.size()) + " bytes, more than the " + std::to_string(limits_.bytes) + " allowed");
   }
 
-  template <class... Parts>
-  [[noreturn]] void reject(Parts const&... parts) const {
-    fail(errc::bad_file, source_, ": byte ", at_, ": ", parts...);
+  [[noreturn]] void reject(std::string const& what) const {
+    throw error(errc::bad_file, source_ + ": byte " + std::to_string(at_) + ": " + what);
   }
 
   /// The kind of the value that comes next; `integer` for any number.
@@ -125,20 +123,18 @@ class json_reader {
   template <class F>
   void object(F&& member) {
     open('{', "an object");
-    std::vector<std::string> keys;
+    detail::hash_index<std::string> seen;
     if (!take('}')) {
       do {
         space();
-        keys.push_back(string());
+        std::string const key = string();
+        if (!seen.insert_new(key)) reject("an object has two members of the name \"" + key.substr(0, 200) + "\"");
         need(':');
-        member(keys.back());
+        member(key);
       } while (take(','));
       need('}');
     }
     --depth_;
-    std::sort(keys.begin(), keys.end());
-    auto const twin = std::adjacent_find(keys.begin(), keys.end());
-    if (twin != keys.end()) reject("an object has two members of the name \"", twin->substr(0, 200), "\"");
   }
 
   /// Calls element() for each element; element must read exactly one value.
@@ -243,19 +239,19 @@ class json_reader {
     return ++at_, true;
   }
   void need(char c) {
-    if (!take(c)) reject("'", c, "' was expected");
+    if (!take(c)) reject(std::string("'") + c + "' was expected");
   }
   void begin_value(json_value::kind k, char const* name) {
-    if (next() != k) reject(name, " was expected");
-    if (++values_ > limits_.values) reject("more than ", limits_.values, " values");
+    if (next() != k) reject(std::string(name) + " was expected");
+    if (++values_ > limits_.values) reject("more than " + std::to_string(limits_.values) + " values");
   }
   void open(char bracket, char const* name) {
     begin_value(bracket == '{' ? json_value::kind::object : json_value::kind::array, name);
-    if (++depth_ > limits_.depth) reject("nested deeper than ", limits_.depth);
+    if (++depth_ > limits_.depth) reject("nested deeper than " + std::to_string(limits_.depth));
     ++at_;
   }
   void literal(std::string_view word) {
-    if (text_.substr(at_, word.size()) != word) reject("\"", word, "\" was expected");
+    if (text_.substr(at_, word.size()) != word) reject("\"" + std::string(word) + "\" was expected");
     at_ += word.size();
   }
   void digits() {
@@ -347,7 +343,7 @@ inline void append_json(std::string& to, json_value const& v) {
     case json_value::kind::boolean: to += v.boolean ? "true" : "false"; break;
     case json_value::kind::integer: to.append(digits, std::to_chars(digits, digits + sizeof digits, v.integer).ptr); break;
     case json_value::kind::real: {
-      expects(std::isfinite(v.real), errc::bad_argument, "json: a number to be written is not finite");
+      expects(v.real - v.real == 0, errc::bad_argument, "json: a number to be written is not finite");
       std::string_view const text(digits, static_cast<std::size_t>(std::to_chars(digits, digits + sizeof digits, v.real).ptr - digits));
       to += text;
       if (text.find_first_of(".e") == std::string_view::npos) to += ".0";  // stays a real

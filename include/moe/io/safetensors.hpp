@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <string>
@@ -79,22 +80,20 @@ struct written_file {
 
 namespace detail {
 inline void check_sources(std::vector<tensor_source> const& tensors, text_map const& metadata) {
-  std::vector<std::string_view> names, keys;
+  hash_index<std::string_view> names, keys;
   for (auto const& t : tensors) {
     index_t bytes = 0;
-    expects(dtype_bytes(t.dtype) > 0, errc::bad_argument, "safetensors: tensor ", quoted(t.name), ": unknown type ", quoted(t.dtype));
-    expects(tensor_bytes(t.dtype, t.shape, bytes), errc::bad_argument, "safetensors: tensor ", quoted(t.name), ": impossible shape ",
-            shape_text(t.shape));
-    expects(t.data != nullptr || bytes == 0, errc::bad_argument, "safetensors: tensor ", quoted(t.name), ": no data for ", bytes, " bytes");
-    expects(t.name != "__metadata__", errc::bad_argument, "safetensors: no tensor can have the name \"__metadata__\"");
-    names.push_back(t.name);
+    auto const require = [&](bool ok, char const* what) {
+      if (!ok) throw error(errc::bad_argument, "safetensors: tensor " + quoted(t.name) + " (" + quoted(t.dtype) + " " + shape_text(t.shape) + "): " + what);
+    };
+    require(dtype_bytes(t.dtype) > 0, "unknown type");
+    require(tensor_bytes(t.dtype, t.shape, bytes), "impossible shape");
+    require(t.data != nullptr || bytes == 0, "no data");
+    require(t.name != "__metadata__", "the name is reserved");
+    require(names.insert_new(t.name), "the name is given twice");
   }
-  for (auto const& [key, value] : metadata) keys.push_back(key);
-  for (auto* list : {&names, &keys}) {
-    std::sort(list->begin(), list->end());
-    auto const twin = std::adjacent_find(list->begin(), list->end());
-    expects(twin == list->end(), errc::bad_argument, "safetensors: the name ", quoted(twin == list->end() ? "" : *twin), " is given twice");
-  }
+  for (auto const& [key, value] : metadata)
+    if (!keys.insert_new(key)) throw error(errc::bad_argument, "safetensors: metadata " + quoted(key) + " is given twice");
 }
 inline std::string safetensors_header(std::vector<tensor_source> const& tensors, text_map const& metadata) {
   std::string header = "{";
@@ -128,13 +127,15 @@ inline std::string safetensors_header(std::vector<tensor_source> const& tensors,
 ///
 /// Throws  bad_argument, before anything is touched: unknown dtype, a name given twice or not UTF-8, no data; io as atomic_file.
 /// Source  the safetensors format: 8 bytes header length, JSON header padded with spaces to a multiple of 8, data.
-inline written_file write_safetensors(std::string const& path, std::vector<tensor_source> tensors, text_map const& metadata = {},
+inline written_file write_safetensors(std::string const& path, std::vector<tensor_source> const& sources, text_map const& metadata = {},
                                       file_calls const& calls = {}) {
-  detail::check_sources(tensors, metadata);
-  std::stable_sort(tensors.begin(), tensors.end(), [](auto const& a, auto const& b) { return dtype_bytes(a.dtype) > dtype_bytes(b.dtype); });
+  detail::check_sources(sources, metadata);
+  std::vector<tensor_source> tensors;
+  for (index_t bytes = 8; bytes > 0; bytes /= 2)
+    for (auto const& t : sources)
+      if (dtype_bytes(t.dtype) == bytes) tensors.push_back(t);
   std::string const header = detail::safetensors_header(tensors, metadata);
-  expects(header.size() <= detail::largest_header, errc::bad_argument, "safetensors: a header of ", header.size(), " bytes, at most ",
-          detail::largest_header, " are allowed");
+  if (header.size() > detail::largest_header) throw error(errc::bad_argument, "safetensors: a header of more than 100000000 bytes");
   atomic_file file(path, calls);
   written_file result;
   auto const put = [&](void const* data, std::size_t bytes) {
@@ -174,12 +175,12 @@ class safetensors_reader {
   explicit safetensors_reader(std::string const& path, file_calls const& calls = {}) : file_(path, calls) {
     std::uint64_t const total = file_.bytes();
     std::uint64_t length = 0;
-    if (total < sizeof length) reject("is ", total, " bytes long, too short for a header length");
+    if (total < sizeof length) reject("is " + std::to_string(total) + " bytes long, too short for a header length");
     file_.seek(0);
     file_.read(&length, sizeof length);
     if (length < 2 || length > detail::largest_header || length > total - sizeof length)
-      reject("claims a header of ", length, " bytes; it needs at least 2, at most ", detail::largest_header, ", and the file has ",
-             total - sizeof length, " bytes left");
+      reject("claims a header of " + std::to_string(length) + " bytes; at least 2 are needed, at most " + std::to_string(detail::largest_header) +
+             " allowed, and " + std::to_string(total - sizeof length) + " are there");
     data_begin_ = sizeof length + length;
     data_bytes_ = static_cast<index_t>(total - data_begin_);
     std::string header(length, '\0');
@@ -206,10 +207,7 @@ class safetensors_reader {
   }
 
  private:
-  template <class... Parts>
-  [[noreturn]] void reject(Parts const&... parts) const {
-    fail(errc::bad_file, "safetensors file \"", file_.path(), "\" ", parts...);
-  }
+  [[noreturn]] void reject(std::string const& what) const { throw error(errc::bad_file, "safetensors file \"" + file_.path() + "\" " + what); }
   void parse(std::string const& header) {
     json_reader json(header, "safetensors file \"" + file_.path() + "\": header", {.bytes = detail::largest_header, .depth = 3});
     json.object([&](std::string const& name) {
@@ -232,7 +230,8 @@ class safetensors_reader {
     auto const list = [&](shape_list& to, std::size_t most) {
       json.array([&] {
         to.push_back(json.integer());
-        if (to.back() < 0 || to.size() > most) reject("tensor ", quoted(name), ": a negative number, or more than ", most, " numbers in a list");
+        if (to.back() < 0 || to.size() > most)
+          reject("tensor " + quoted(name) + ": a negative number, or more than " + std::to_string(most) + " numbers in a list");
       });
     };
     json.object([&](std::string const& key) {
@@ -240,29 +239,33 @@ class safetensors_reader {
       if (key == "dtype") t.dtype = json.string();
       else if (key == "shape") list(t.shape, 16);
       else if (key == "data_offsets") list(offsets, 2);
-      else reject("tensor ", quoted(name), ": unknown member ", quoted(key));
+      else reject("tensor " + quoted(name) + ": unknown member " + quoted(key));
     });
-    if (members != 3 || offsets.size() != 2) reject("tensor ", quoted(name), ": needs dtype, shape and two data_offsets");
+    if (members != 3 || offsets.size() != 2) reject("tensor " + quoted(name) + ": needs dtype, shape and two data_offsets");
     t.begin = offsets[0], t.end = offsets[1];
     return t;
   }
+  static bool lies_before(tensor_entry const& a, tensor_entry const& b) { return a.begin != b.begin ? a.begin < b.begin : a.end < b.end; }
   void check_layout() {
-    std::sort(tensors_.begin(), tensors_.end(),
-              [](auto const& a, auto const& b) { return a.begin != b.begin ? a.begin < b.begin : a.end < b.end; });
+    std::make_heap(tensors_.begin(), tensors_.end(), lies_before);
+    std::sort_heap(tensors_.begin(), tensors_.end(), lies_before);
     index_t covered = 0;
     for (auto const& t : tensors_) {
-      std::string const where = "tensor " + quoted(t.name) + " (" + quoted(t.dtype) + " " + shape_text(t.shape) + ", bytes [" +
-                                std::to_string(t.begin) + ", " + std::to_string(t.end) + ")): ";
-      if (dtype_bytes(t.dtype) == 0) reject(where, "unknown type");
+      auto const require = [&](bool ok, char const* what, index_t number, char const* unit) {
+        if (!ok)
+          reject("tensor " + quoted(t.name) + " (" + quoted(t.dtype) + " " + shape_text(t.shape) + ", bytes [" + std::to_string(t.begin) + ", " +
+                 std::to_string(t.end) + ")): " + what + std::to_string(number) + unit);
+      };
       index_t bytes = 0;
-      if (!detail::tensor_bytes(t.dtype, t.shape, bytes)) reject(where, "the size does not fit 64 bits");
-      if (t.begin > t.end || t.end > data_bytes_) reject(where, "outside the ", data_bytes_, " bytes of data");
-      if (t.end - t.begin != bytes) reject(where, "type and shape need ", bytes, " bytes");
-      if (t.begin < covered) reject(where, "overlaps the tensor before it, which ends at ", covered);
-      if (t.begin > covered) reject(where, "leaves a hole from ", covered);
+      require(dtype_bytes(t.dtype) > 0, "unknown type, not one of the ", 15, " known");
+      require(detail::tensor_bytes(t.dtype, t.shape, bytes), "its size does not fit ", 64, " bits");
+      require(t.begin <= t.end && t.end <= data_bytes_, "outside the ", data_bytes_, " bytes of data");
+      require(t.end - t.begin == bytes, "type and shape need ", bytes, " bytes");
+      require(t.begin >= covered, "overlaps the tensor before it, which ends at ", covered, "");
+      require(t.begin <= covered, "leaves a hole from ", covered, "");
       covered = t.end;
     }
-    if (covered != data_bytes_) reject("has ", data_bytes_ - covered, " bytes behind the last tensor");
+    if (covered != data_bytes_) reject("has " + std::to_string(data_bytes_ - covered) + " bytes behind the last tensor");
   }
 
   input_file file_;
@@ -276,27 +279,20 @@ class safetensors_reader {
 /// shape that differs; then no target has been touched.
 inline void read_tensors(safetensors_reader const& file, std::vector<tensor_target> const& targets) {
   std::string differences;
-  std::vector<tensor_entry const*> entries;
-  std::vector<std::string_view> expected;
-  auto const by_name = [](tensor_entry const* a, tensor_entry const* b) { return a->name < b->name; };
-  for (auto const& t : file.tensors()) entries.push_back(&t);
-  std::sort(entries.begin(), entries.end(), by_name);
-  auto const find = [&](std::string const& name) -> tensor_entry const* {
-    auto const at = std::lower_bound(entries.begin(), entries.end(), name, [](auto const* e, std::string const& n) { return e->name < n; });
-    return at != entries.end() && (*at)->name == name ? *at : nullptr;
-  };
+  detail::hash_index<std::string_view> present, expected;
+  auto const& entries = file.tensors();
+  for (auto const& e : entries) present.insert(e.name);
   for (auto const& t : targets) {
-    expected.push_back(t.name);
+    if (!expected.insert_new(t.name)) throw error(errc::bad_argument, "read_tensors: " + quoted(t.name) + " is asked for twice");
     std::string const wanted = "\n  " + quoted(t.name) + ": expected " + std::string(t.dtype) + " " + shape_text(t.shape) + ", the file has ";
-    if (auto const* e = find(t.name); e == nullptr) differences += wanted + "no such tensor";
-    else if (e->dtype != t.dtype || e->shape != t.shape) differences += wanted + e->dtype + " " + shape_text(e->shape);
+    auto const i = present.find(t.name);
+    if (i == present.none) differences += wanted + "no such tensor";
+    else if (entries[i].dtype != t.dtype || entries[i].shape != t.shape) differences += wanted + entries[i].dtype + " " + shape_text(entries[i].shape);
   }
-  std::sort(expected.begin(), expected.end());
-  for (auto const* e : entries)
-    if (!std::binary_search(expected.begin(), expected.end(), std::string_view(e->name)))
-      differences += "\n  " + quoted(e->name) + ": not expected, the file has " + e->dtype + " " + shape_text(e->shape);
-  expects(differences.empty(), errc::bad_file, "safetensors file \"", file.path(), "\" does not fit the model:", differences);
-  for (auto const& t : targets) file.read(*find(t.name), t.data);
+  for (auto const& e : entries)
+    if (expected.find(e.name) == expected.none) differences += "\n  " + quoted(e.name) + ": not expected, the file has " + e.dtype + " " + shape_text(e.shape);
+  if (!differences.empty()) throw error(errc::bad_file, "safetensors file \"" + file.path() + "\" does not fit the model:" + differences);
+  for (auto const& t : targets) file.read(entries[present.find(t.name)], t.data);
 }
 
 }  // namespace moe::inline MOE_ISA
