@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <filesystem>
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -38,6 +39,11 @@ class temporary_directory {
  private:
   std::string path_;
 };
+
+/// Writes a file without the syncs that atomic_file waits for.
+inline void put_file(std::string const& path, std::string const& content) {
+  std::ofstream(path, std::ios::binary) << content;
+}
 
 /// Lets one system call fail: the n-th of those that change something or read.
 struct failing_calls {

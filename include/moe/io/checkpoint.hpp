@@ -155,27 +155,33 @@ inline std::optional<checkpoint> latest_checkpoint(std::string const& directory,
 }
 
 namespace detail {
-/// Removes what the newest `keep` manifests and that of step `saved` do not need: first manifests, so that none ever names a missing file. Files
-/// that cannot be removed stay for the next time.
-inline void remove_old_checkpoints(std::string const& directory, index_t saved, int keep, file_calls const& calls) {
+/// Removes what the newest `keep` manifests and the one just `saved` do not need: first manifests, so that none ever names a missing file. Files
+/// that cannot be removed stay for the next time, and so do all of a step whose manifest cannot be read or removed.
+inline void remove_old_checkpoints(std::string const& directory, checkpoint_manifest const& saved, int keep, file_calls const& calls) {
   auto const names = checkpoint_files(directory);
-  std::vector<std::string> needed;
+  std::vector<std::string> needed = {saved.tensor_file};
+  std::vector<index_t> untouched;
   for (std::size_t i = names.size(); i-- > 0;) {
     if (!ends_with(names[i], ".json")) continue;
     std::string const path = directory + "/" + names[i];
-    if (keep-- > 0 || step_of(names[i]) == saved) {
-      try {
-        needed.push_back(parse_manifest(read_file(path, std::size_t{1} << 24, calls), path).tensor_file);
-      } catch (error const&) {
-        needed.push_back(step_name(step_of(names[i])) + ".safetensors");  // a damaged manifest keeps its file: a person may want to look
-      }
-    } else {
-      calls.unlink(path.c_str());
+    bool const kept = keep-- > 0;
+    if (step_of(names[i]) == saved.step) continue;
+    if (!kept) {
+      if (calls.unlink(path.c_str()) != 0) untouched.push_back(step_of(names[i]));
+      continue;
+    }
+    try {
+      needed.push_back(parse_manifest(read_file(path, std::size_t{1} << 24, calls), path).tensor_file);
+    } catch (error const&) {
+      untouched.push_back(step_of(names[i]));
     }
   }
-  for (auto const& name : names)
-    if ((ends_with(name, ".safetensors") || name.find(".tmp-") != std::string::npos) && std::find(needed.begin(), needed.end(), name) == needed.end())
+  for (auto const& name : names) {
+    if (!ends_with(name, ".safetensors") && name.find(".tmp-") == std::string::npos) continue;
+    if (std::find(needed.begin(), needed.end(), name) == needed.end() &&
+        std::find(untouched.begin(), untouched.end(), step_of(name)) == untouched.end())
       calls.unlink((directory + "/" + name).c_str());
+  }
 }
 }  // namespace detail
 
@@ -197,7 +203,7 @@ inline checkpoint save_checkpoint(std::string const& directory, checkpoint_manif
     manifest.tensor_file = name + "." + std::to_string(copy) + ".safetensors";
   manifest.tensors = write_safetensors(path(manifest.tensor_file), tensors, {{"format", "pt"}}, calls);
   write_file(path(name + ".json"), detail::manifest_text(manifest), calls);
-  detail::remove_old_checkpoints(directory, manifest.step, keep, calls);
+  detail::remove_old_checkpoints(directory, manifest, keep, calls);
   return {manifest, path(manifest.tensor_file), {}};
 }
 
