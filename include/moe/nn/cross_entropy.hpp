@@ -1,0 +1,170 @@
+#pragma once
+#include <moe/gemm/gemm.hpp>
+#include <moe/nn/detail/vectors.hpp>
+
+namespace moe::inline MOE_ISA {
+
+namespace detail {
+inline constexpr index_t cross_entropy_chunk = 256;  ///< tokens whose logits exist at a time; no result depends on it
+
+/// The memory of one chunk. Rows of logits are padded to whole vectors, the padding holds -infinity: its exponential is 0.
+template <class A>
+struct cross_entropy_scratch {
+  index_t stride;
+  matrix_view<A> padded;
+  vector_view<double> nats;
+  cross_entropy_scratch(arena& a, index_t tokens, index_t vocab)
+      : stride((vocab + simd<A>::width - 1) / simd<A>::width * simd<A>::width), padded(a.mat<A>(std::min(tokens, cross_entropy_chunk), stride)),
+        nats(a.vec<double>(std::min(tokens, cross_entropy_chunk))) {}
+
+  matrix_view<A> logits(index_t tokens, index_t vocab) const { return mat(padded.data(), tokens, vocab).with_row_stride(stride); }
+};
+
+/// -log softmax(row)[target]; if Gradient, the row becomes scale * (softmax(row) - one_hot(target)). `stride` elements, a multiple of the vector width.
+template <bool Gradient, class A>
+double softmax_row(A* row, index_t vocab, index_t stride, int target, A scale) {
+  using V = simd<A>;
+  if (target < 0) {
+    if constexpr (Gradient) std::fill_n(row, vocab, A(0));
+    return 0;
+  }
+  A const minus_infinity = -std::numeric_limits<A>::infinity();
+  std::fill(row + vocab, row + stride, minus_infinity);
+  V top = V::load(row);
+  row_vectors<A>(stride, [&](index_t c, auto n) { top = max(top, V::load(row + c, n)); });
+  A const largest = max(top);
+  double const margin = static_cast<double>(largest) - static_cast<double>(row[target]);
+  A const sum = row_sum<A>(stride, [&](V s, index_t c, auto n) {
+    V const e = exp(V::load(row + c, n) - V::all(largest));
+    if constexpr (Gradient) e.store(row + c, n);
+    return s + e;
+  });
+  if constexpr (Gradient) {
+    A const factor = scale / sum, at_target = madd(row[target], factor, -scale);
+    row_vectors<A>(stride, [&](index_t c, auto n) { (V::load(row + c, n) * V::all(factor)).store(row + c, n); });
+    row[target] = at_target;
+  }
+  return std::log(static_cast<double>(sum)) + margin;
+}
+
+template <class T>
+void check_cross_entropy(char const* op, matrix_view<T const> x, matrix_view<T const> w, vector_view<int const> target) {
+  index_t const vocab = w.template extent<0>();
+  check_matrix(op, "w", w, vocab, x.template extent<1>());
+  check_vector(op, "target", target, x.template extent<0>());
+  for (index_t t = 0; t < target.size(); ++t)
+    expects(target.data()[t] < vocab, errc::bad_argument, op, ": target[", t, "] is ", target.data()[t], ", needs to be below ", vocab,
+            " (negative: ignored)");
+}
+
+/// The loss of tokens [begin, end) added to `total`, token by token; leaves their logits or gradients in s.
+template <bool Gradient, class T, class A>
+void cross_entropy_chunk_loss(cpu const& space, matrix_view<T const> x, matrix_view<T const> w, vector_view<int const> target, A scale, index_t begin,
+                              index_t end, cross_entropy_scratch<A> const& s, double& total, arena& scratch) {
+  index_t const vocab = w.template extent<0>();
+  gemm<gemm_config{.transpose_b = true}>(space, rows_of(x, begin, end), w, s.logits(end - begin, vocab), scratch);
+  parallel_for(space, end - begin, 20.0 * static_cast<double>(vocab), [&](index_t i) {
+    s.nats.data()[i] = softmax_row<Gradient, A>(s.padded.row(i), vocab, s.stride, target.data()[begin + i], scale);
+  });
+  for (index_t i = 0; i < end - begin; ++i) total += s.nats.data()[i];
+}
+
+/// Sums of d_w: the view itself where it has the accumulator's type, else a copy in scratch that is rounded once, at the end.
+template <class A, class T>
+matrix_view<A> weight_sums(cpu const& space, matrix_view<T> d_w, arena& scratch) {
+  if constexpr (std::is_same_v<A, T>) {
+    return d_w;
+  } else {
+    index_t const columns = d_w.template extent<1>();
+    auto const sums = scratch.mat<A>(d_w.template extent<0>(), columns);
+    matrix_vectors<A>(space, sums.template extent<0>(), columns, 1, [=](index_t i, index_t c, auto n) {
+      simd<A>::load(d_w.row(i) + c, n).store(sums.row(i) + c, n);
+    });
+    return sums;
+  }
+}
+}  // namespace detail
+
+/// Bytes of scratch of cross_entropy and cross_entropy_loss.
+template <class T>
+std::size_t cross_entropy_scratch_bytes(cpu const& space, index_t tokens, index_t d, index_t vocab) {
+  using A = accumulator<T>;
+  arena measure;
+  detail::cross_entropy_scratch<A>(measure, tokens, vocab);
+  if constexpr (!std::is_same_v<A, T>) measure.mat<A>(vocab, d);
+  index_t const chunk = std::min(tokens, detail::cross_entropy_chunk);
+  return measure.peak() + std::max({gemm_scratch_bytes<A>(space, chunk, vocab, d), gemm_scratch_bytes<T>(space, chunk, d, vocab),
+                                    gemm_scratch_bytes<A>(space, vocab, d, chunk)});
+}
+
+/// Cross-entropy of the logits x w^T, and its gradients, without ever holding the logits of more than 256 tokens:
+///   loss         = sum over t with target[t] >= 0 of  log sum_v exp(l[t, v]) - l[t, target[t]],   l[t, v] = sum_c x[t, c] w[v, c]
+///   g[t, v]      = scale (softmax(l[t])[v] - [v == target[t]]), 0 where target[t] < 0
+///   d_x[t, c]    = sum_v g[t, v] w[v, c]
+///   d_w[v, c]   += sum_t g[t, v] x[t, c]
+///
+///   x       [tokens, d]   in
+///   w       [vocab, d]    in      the unembedding (or the embedding table, where the two are tied)
+///   target  [tokens]      in      below vocab; negative: the token is ignored
+///   scale                 in      of the gradients, not of the loss: 1 / targets for the gradient of the mean
+///   d_x     [tokens, d]   out     overwritten; must not overlap x or w
+///   d_w     [vocab, d]    in/out  added to, rounded to T once; or an empty view: no gradient of w is formed
+///   returns the loss in nats, a sum: divide by the number of targets for the mean
+///
+/// Edges   tokens == 0 returns 0. Logits of any finite size give a finite loss (the maximum is subtracted first); a target whose logit is -infinity gives
+///         infinity. NaN in a row makes the loss NaN; NaN in x reaches d_w even where the token is ignored (0 * NaN).
+/// Throws  bad_argument with position and value of the first target out of range; shape_mismatch if the shapes differ; out_of_memory if scratch holds less
+///         than cross_entropy_scratch_bytes.
+/// Order   logits, d_x, d_w: one chain of madd each, over c, v, t ascending (see gemm). The softmax of a row by lanes and a fixed tree over v. The loss is
+///         summed in double, t ascending.
+/// Cost    6 tokens * vocab * d flops, one exponential per logit; w is packed twice per 256 tokens. Logits stay in accumulator<T>.
+template <class T>
+double cross_entropy(cpu const& space, in<T, dyn, dyn> x, in<T, dyn, dyn> w, in<int, dyn> target, accumulator<T> scale, tensor<T, dyn, dyn> d_x,
+                     std::type_identity_t<tensor<T, dyn, dyn>> d_w, arena& scratch) {
+  using A = accumulator<T>;
+  index_t const tokens = x.template extent<0>(), d = x.template extent<1>(), vocab = w.template extent<0>();
+  bool const weights = d_w.size() != 0;
+  detail::check_cross_entropy<T>("cross_entropy", x, w, target);
+  detail::check_matrix("cross_entropy", "d_x", d_x, tokens, d);
+  if (weights) detail::check_matrix("cross_entropy", "d_w", d_w, vocab, d);
+  if (tokens == 0) return 0;
+  arena::scope const scope(scratch);
+  detail::cross_entropy_scratch<A> const s(scratch, tokens, vocab);
+  auto const sums = weights ? detail::weight_sums<A, T>(space, d_w, scratch) : matrix_view<A>();
+  double total = 0;
+  for (index_t begin = 0; begin < tokens; begin += detail::cross_entropy_chunk) {
+    index_t const end = std::min(tokens, begin + detail::cross_entropy_chunk);
+    detail::cross_entropy_chunk_loss<true, T, A>(space, x, w, target, scale, begin, end, s, total, scratch);
+    auto const d_logits = s.logits(end - begin, vocab);
+    gemm(space, d_logits, w, rows_of(d_x, begin, end), scratch);
+    if (weights) gemm<gemm_config{.transpose_a = true, .accumulate = true}>(space, d_logits, rows_of(x, begin, end), sums, scratch);
+  }
+  if constexpr (!std::is_same_v<A, T>)
+    detail::matrix_vectors<A>(space, sums.template extent<0>(), d, 1, [=](index_t i, index_t c, auto n) {
+      simd<A>::load(sums.row(i) + c, n).store(d_w.row(i) + c, n);
+    });
+  return total;
+}
+
+/// The loss alone: the same bits as cross_entropy returns, for a third of the work.
+template <class T>
+double cross_entropy_loss(cpu const& space, in<T, dyn, dyn> x, in<T, dyn, dyn> w, in<int, dyn> target, arena& scratch) {
+  using A = accumulator<T>;
+  index_t const tokens = x.template extent<0>();
+  detail::check_cross_entropy<T>("cross_entropy_loss", x, w, target);
+  if (tokens == 0) return 0;
+  arena::scope const scope(scratch);
+  detail::cross_entropy_scratch<A> const s(scratch, tokens, w.template extent<0>());
+  double total = 0;
+  for (index_t begin = 0; begin < tokens; begin += detail::cross_entropy_chunk)
+    detail::cross_entropy_chunk_loss<false, T, A>(space, x, w, target, A(0), begin, std::min(tokens, begin + detail::cross_entropy_chunk), s, total,
+                                                  scratch);
+  return total;
+}
+/// T is that of x.
+template <detail::matrix_like X>
+double cross_entropy_loss(cpu const& space, X const& x, in<typename X::value_type, dyn, dyn> w, in<int, dyn> target, arena& scratch) {
+  return cross_entropy_loss<typename X::value_type>(space, x, w, target, scratch);
+}
+
+}  // namespace moe::inline MOE_ISA
