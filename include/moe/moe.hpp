@@ -17,14 +17,40 @@
 #include <moe/gemm/gemm.hpp>
 #include <moe/gemm/grouped_gemm.hpp>
 
+#include <moe/routing/balance.hpp>
+#include <moe/routing/dispatch.hpp>
+#include <moe/routing/router.hpp>
+#include <moe/routing/topk.hpp>
+
+#include <moe/attention/attention.hpp>
+#include <moe/attention/rope.hpp>
+
+#include <moe/nn/activation.hpp>
+#include <moe/nn/attention_layer.hpp>
+#include <moe/nn/cross_entropy.hpp>
+#include <moe/nn/embedding.hpp>
 #include <moe/nn/ffn.hpp>
+#include <moe/nn/language_model.hpp>
 #include <moe/nn/layer.hpp>
+#include <moe/nn/layer_norm.hpp>
 #include <moe/nn/linear.hpp>
 #include <moe/nn/moe_ffn.hpp>
 #include <moe/nn/parameter.hpp>
 #include <moe/nn/residual.hpp>
+#include <moe/nn/rms_norm.hpp>
 #include <moe/nn/sequence.hpp>
 
+#include <moe/optim/adamw.hpp>
+#include <moe/optim/clip.hpp>
+#include <moe/optim/schedule.hpp>
+
+#include <moe/data/byte_pairs.hpp>
+#include <moe/data/dataset.hpp>
+#include <moe/data/tokenizer.hpp>
+#include <moe/data/word_split.hpp>
+
 #include <moe/io/atomic_file.hpp>
+#include <moe/io/checkpoint.hpp>
 #include <moe/io/checksum.hpp>
 #include <moe/io/json.hpp>
+#include <moe/io/safetensors.hpp>
