@@ -149,18 +149,18 @@ class tokenizer {
              (v->is(json_value::kind::string) && v->string.empty()) || (v->is(json_value::kind::array) && v->items.empty());
     };
     for (char const* key : {"truncation", "padding", "added_tokens", "normalizer", "post_processor"})
-      if (!is_unset(root.find(key))) refuse(quoted(key) + " is set; only files without it are understood");
+      if (!is_unset(root.find(key))) refuse(moe::quoted(key) + " is set; only files without it are understood");
     auto const* pre = root.find("pre_tokenizer");
     if (pre == nullptr || !detail::same_json(*pre, parse_json(detail::pre_tokenizer_json(), "pre_tokenizer"))) {
       auto const* type = pre == nullptr ? nullptr : pre->find("type");
-      refuse("\"pre_tokenizer\" of type " + quoted(type == nullptr ? "" : type->string) + " is not the one that this library executes: " +
+      refuse("\"pre_tokenizer\" of type " + moe::quoted(type == nullptr ? "" : type->string) + " is not the one that this library executes: " +
              detail::pre_tokenizer_json());
     }
     auto const* model = root.find("model");
     auto const* type = model == nullptr ? nullptr : model->find("type");
     if (type == nullptr || type->string != "BPE") refuse("\"model\" needs \"type\":\"BPE\"");
     for (char const* key : {"dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "byte_fallback", "ignore_merges"})
-      if (!is_unset(model->find(key))) refuse("\"model\": " + quoted(key) + " is set; only files without it are understood");
+      if (!is_unset(model->find(key))) refuse("\"model\": " + moe::quoted(key) + " is set; only files without it are understood");
     auto const *vocab = model->find("vocab"), *merges = model->find("merges");
     if (vocab == nullptr || !vocab->is(json_value::kind::object)) refuse("\"model\": no object \"vocab\"");
     if (merges == nullptr || !merges->is(json_value::kind::array)) refuse("\"model\": no array \"merges\"");
@@ -227,7 +227,7 @@ class tokenizer {
       std::string bytes;
       if (!detail::bytes_of(vocab.keys[i], bytes) || bytes.empty() || !id.is(json_value::kind::integer) || id.integer < 0 ||
           id.integer >= static_cast<index_t>(n) || !spelled_[static_cast<std::size_t>(id.integer)].empty())
-        throw error(errc::bad_file, source + ": token " + quoted(vocab.keys[i]) + " stands for no bytes, or its id is not one of 0 ... " +
+        throw error(errc::bad_file, source + ": token " + moe::quoted(vocab.keys[i]) + " stands for no bytes, or its id is not one of 0 ... " +
                                         std::to_string(n) + " - 1, or given twice");
       if (bytes.size() == 1) id_of_byte_[static_cast<unsigned char>(bytes[0])] = static_cast<int>(id.integer);
       spelled_[static_cast<std::size_t>(id.integer)] = std::move(bytes);
@@ -237,6 +237,7 @@ class tokenizer {
   }
   /// A merge is "left right" or ["left", "right"].
   void take_merge(json_value const& pair, detail::hash_index<std::string_view> const& ids, std::string const& source) {
+    std::size_t const number = merges_.size();
     std::string left, right;
     bool good = false;
     if (std::size_t const space = pair.string.find(' '); space != std::string::npos)
@@ -246,7 +247,7 @@ class tokenizer {
     std::size_t const a = ids.find(left), b = ids.find(right), c = ids.find(left + right);
     good = good && a != ids.none && b != ids.none && c != ids.none;
     if (!good || !add_merge({static_cast<int>(a), static_cast<int>(b), static_cast<int>(c)}))
-      throw error(errc::bad_file, source + ": merge " + std::to_string(merges_.size()) + " is not of two tokens to a third, or given twice");
+      throw error(errc::bad_file, source + ": merge " + std::to_string(number) + " is not of two tokens to a third, or given twice");
   }
 
   std::vector<std::string> spelled_;  // the bytes of each token

@@ -44,7 +44,7 @@ inline std::string manifest_text(checkpoint_manifest const& m) {
 inline std::uint64_t parse_unsigned(std::string const& text, int base, json_reader const& json) {
   std::uint64_t x = 0;
   auto const [end, code] = std::from_chars(text.data(), text.data() + text.size(), x, base);
-  if (code != std::errc{} || end != text.data() + text.size() || text.empty()) json.reject("a number was expected, not " + quoted(text));
+  if (code != std::errc{} || end != text.data() + text.size() || text.empty()) json.reject("a number was expected, not " + moe::quoted(text));
   return x;
 }
 
@@ -59,7 +59,7 @@ inline checkpoint_manifest parse_manifest(std::string const& text, std::string c
   json.object([&](std::string const& key) {
     ++members;
     if (key == "format") {
-      if (auto const format = json.string(); format != "moe checkpoint 1") json.reject("unknown format " + quoted(format));
+      if (auto const format = json.string(); format != "moe checkpoint 1") json.reject("unknown format " + moe::quoted(format));
     } else if (key == "step") m.step = json.integer();
     else if (key == "seed") m.seed = parse_unsigned(json.string(), 10, json);
     else if (key == "data_hash") m.data_hash = parse_unsigned(json.string(), 16, json);
@@ -68,7 +68,7 @@ inline checkpoint_manifest parse_manifest(std::string const& text, std::string c
     else if (key == "tensor_crc64") m.tensors.crc64 = parse_unsigned(json.string(), 16, json);
     else if (key == "tensor_file") m.tensor_file = json.string();
     else if (key == "crc64") json.string();
-    else json.reject("unknown member " + quoted(key));
+    else json.reject("unknown member " + moe::quoted(key));
   });
   json.finish();
   if (members != 9) json.reject("members are missing");

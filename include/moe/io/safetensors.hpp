@@ -84,7 +84,7 @@ inline void check_sources(std::vector<tensor_source> const& tensors, text_map co
   for (auto const& t : tensors) {
     index_t bytes = 0;
     auto const require = [&](bool ok, char const* what) {
-      if (!ok) throw error(errc::bad_argument, "safetensors: tensor " + quoted(t.name) + " (" + quoted(t.dtype) + " " + shape_text(t.shape) + "): " + what);
+      if (!ok) throw error(errc::bad_argument, "safetensors: tensor " + moe::quoted(t.name) + " (" + moe::quoted(t.dtype) + " " + shape_text(t.shape) + "): " + what);
     };
     require(dtype_bytes(t.dtype) > 0, "unknown type");
     require(tensor_bytes(t.dtype, t.shape, bytes), "impossible shape");
@@ -93,7 +93,7 @@ inline void check_sources(std::vector<tensor_source> const& tensors, text_map co
     require(names.insert_new(t.name), "the name is given twice");
   }
   for (auto const& [key, value] : metadata)
-    if (!keys.insert_new(key)) throw error(errc::bad_argument, "safetensors: metadata " + quoted(key) + " is given twice");
+    if (!keys.insert_new(key)) throw error(errc::bad_argument, "safetensors: metadata " + moe::quoted(key) + " is given twice");
 }
 inline std::string safetensors_header(std::vector<tensor_source> const& tensors, text_map const& metadata) {
   std::string header = "{";
@@ -231,7 +231,7 @@ class safetensors_reader {
       json.array([&] {
         to.push_back(json.integer());
         if (to.back() < 0 || to.size() > most)
-          reject("tensor " + quoted(name) + ": a negative number, or more than " + std::to_string(most) + " numbers in a list");
+          reject("tensor " + moe::quoted(name) + ": a negative number, or more than " + std::to_string(most) + " numbers in a list");
       });
     };
     json.object([&](std::string const& key) {
@@ -239,9 +239,9 @@ class safetensors_reader {
       if (key == "dtype") t.dtype = json.string();
       else if (key == "shape") list(t.shape, 16);
       else if (key == "data_offsets") list(offsets, 2);
-      else reject("tensor " + quoted(name) + ": unknown member " + quoted(key));
+      else reject("tensor " + moe::quoted(name) + ": unknown member " + moe::quoted(key));
     });
-    if (members != 3 || offsets.size() != 2) reject("tensor " + quoted(name) + ": needs dtype, shape and two data_offsets");
+    if (members != 3 || offsets.size() != 2) reject("tensor " + moe::quoted(name) + ": needs dtype, shape and two data_offsets");
     t.begin = offsets[0], t.end = offsets[1];
     return t;
   }
@@ -253,7 +253,7 @@ class safetensors_reader {
     for (auto const& t : tensors_) {
       auto const require = [&](bool ok, char const* what, index_t number, char const* unit) {
         if (!ok)
-          reject("tensor " + quoted(t.name) + " (" + quoted(t.dtype) + " " + shape_text(t.shape) + ", bytes [" + std::to_string(t.begin) + ", " +
+          reject("tensor " + moe::quoted(t.name) + " (" + moe::quoted(t.dtype) + " " + shape_text(t.shape) + ", bytes [" + std::to_string(t.begin) + ", " +
                  std::to_string(t.end) + ")): " + what + std::to_string(number) + unit);
       };
       index_t bytes = 0;
@@ -283,14 +283,14 @@ inline void read_tensors(safetensors_reader const& file, std::vector<tensor_targ
   auto const& entries = file.tensors();
   for (auto const& e : entries) present.insert(e.name);
   for (auto const& t : targets) {
-    if (!expected.insert_new(t.name)) throw error(errc::bad_argument, "read_tensors: " + quoted(t.name) + " is asked for twice");
-    std::string const wanted = "\n  " + quoted(t.name) + ": expected " + std::string(t.dtype) + " " + shape_text(t.shape) + ", the file has ";
+    if (!expected.insert_new(t.name)) throw error(errc::bad_argument, "read_tensors: " + moe::quoted(t.name) + " is asked for twice");
+    std::string const wanted = "\n  " + moe::quoted(t.name) + ": expected " + std::string(t.dtype) + " " + shape_text(t.shape) + ", the file has ";
     auto const i = present.find(t.name);
     if (i == present.none) differences += wanted + "no such tensor";
     else if (entries[i].dtype != t.dtype || entries[i].shape != t.shape) differences += wanted + entries[i].dtype + " " + shape_text(entries[i].shape);
   }
   for (auto const& e : entries)
-    if (expected.find(e.name) == expected.none) differences += "\n  " + quoted(e.name) + ": not expected, the file has " + e.dtype + " " + shape_text(e.shape);
+    if (expected.find(e.name) == expected.none) differences += "\n  " + moe::quoted(e.name) + ": not expected, the file has " + e.dtype + " " + shape_text(e.shape);
   if (!differences.empty()) throw error(errc::bad_file, "safetensors file \"" + file.path() + "\" does not fit the model:" + differences);
   for (auto const& t : targets) file.read(entries[present.find(t.name)], t.data);
 }
