@@ -61,8 +61,8 @@ __global__ void __launch_bounds__(32 * Warps) topk_kernel(tensor<T const, dyn, d
   // Whole warps leave the loop at once, so shuffles stay legal.
   for (index_t t = index_t{blockIdx.x} * Warps + threadIdx.x / 32; t < logits.template extent<0>(); t += index_t{gridDim.x} * Warps) {
     detail::topk_candidate<A> last;
-    A top = 0, sum = 0, mine[(K + 31) / 32];  // lane l keeps the choices l, l + 32, ...
-    int chosen[(K + 31) / 32];
+    A top = 0, sum = 0, mine[(K + 31) / 32] = {};  // lane l keeps the choices l, l + 32, ...
+    int chosen[(K + 31) / 32] = {};
     for (int j = 0; j < K; ++j) {
       last = detail::next_best(logits.row(t), experts, last);
       if (j == 0) top = last.value;
