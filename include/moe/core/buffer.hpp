@@ -66,15 +66,15 @@ class buffer {
   std::size_t bytes_ = 0, mapped_ = 0;
 };
 
-/// Hands out blocks of memory it does not own, one after the other. An arena without memory measures: it hands out null pointers and counts, so the
+/// Hands out blocks of memory it does not own, one after the other. A default-constructed arena measures: it hands out null pointers and counts, so the
 /// function that lays out a thing also says how many bytes the thing needs.
 class arena {
  public:
-  arena() = default;  ///< measures
+  arena() : bytes_(SIZE_MAX), measuring_(true) {}
   arena(void* data, std::size_t bytes) : data_(static_cast<std::byte*>(data)), bytes_(bytes) {}
   explicit arena(buffer const& b) : arena(b.data(), b.bytes()) {}
 
-  bool measuring() const { return data_ == nullptr; }
+  bool measuring() const { return measuring_; }
   std::size_t used() const { return used_; }
   std::size_t peak() const { return peak_; }
 
@@ -83,7 +83,7 @@ class arena {
   T* take(index_t n) {
     expects(n >= 0 && static_cast<std::size_t>(n) <= (SIZE_MAX - alignment) / sizeof(T), errc::bad_argument, "arena: take of ", n, " elements");
     std::size_t const need = aligned(static_cast<std::size_t>(n) * sizeof(T));
-    expects(measuring() || need <= bytes_ - used_, errc::out_of_memory, "arena: ", need, " bytes asked, ", bytes_ - used_, " of ", bytes_, " left");
+    expects(need <= bytes_ - used_, errc::out_of_memory, "arena: ", need, " bytes asked, ", bytes_ - used_, " of ", bytes_, " left");
     T* p = measuring() ? nullptr : reinterpret_cast<T*>(data_ + used_);
     used_ += need;
     peak_ = used_ > peak_ ? used_ : peak_;
@@ -97,6 +97,12 @@ class arena {
   matrix_view<T> mat(index_t rows, index_t columns) {
     expects(columns == 0 || rows <= INT64_MAX / columns, errc::bad_argument, "arena: ", rows, " x ", columns, " elements");
     return make<matrix_view<T>>(take<T>(rows * columns), rows, columns);
+  }
+
+  /// A matrix whose number of columns is part of its type.
+  template <class T, index_t Columns>
+  tensor<T, dyn, Columns> mat(index_t rows) {
+    return make<tensor<T, dyn, Columns>>(take<T>(rows * Columns), rows, Columns);
   }
 
   /// Gives back, when it ends, all that was taken since it began.
@@ -118,6 +124,7 @@ class arena {
   }
   std::byte* data_ = nullptr;
   std::size_t bytes_ = 0, used_ = 0, peak_ = 0;
+  bool measuring_ = false;
 };
 
 }  // namespace moe::inline MOE_ISA

@@ -30,10 +30,10 @@ MOE_HD inline float exp_scalar(float x) {
   float const magic = 12582912.0f;
   float const n = madd(x, 1.44269504088896341f, magic) - magic;
   float const r = madd(n, -1.42860682030941723e-6f, madd(n, -0.693145751953125f, x));
-  float p = madd(1.0f / 720, r, 1.0f / 120);
-  p = madd(p, r, 1.0f / 24);
-  p = madd(p, r, 1.0f / 6);
-  p = madd(p, r, 0.5f);
+  float p = madd(0.00138143206f, r, 0.00836885069f);
+  p = madd(p, r, 0.0416684002f);
+  p = madd(p, r, 0.166665196f);
+  p = madd(p, r, 0.49999994f);
   p = madd(p, r, 1.0f);
   p = madd(p, r, 1.0f);
   int const whole = static_cast<int>(n), half = whole >> 1, rest = whole - half;

@@ -21,8 +21,18 @@ struct bf16 {
     else
       bits = static_cast<std::uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
   }
-  MOE_HD explicit bf16(double x) : bf16(static_cast<float>(x)) {}
+  MOE_HD explicit bf16(double x) : bf16(to_odd(x)) {}
   MOE_HD operator float() const { return __builtin_bit_cast(float, std::uint32_t{bits} << 16); }
+
+ private:
+  /// The neighbour of x with an odd last bit unless x is a float: rounding that to nearest is rounding x itself, once.
+  MOE_HD static float to_odd(double x) {
+    float const f = static_cast<float>(x);
+    auto const u = __builtin_bit_cast(std::uint32_t, f);
+    double const d = f;
+    if (d == x || d != d || (u & 1u) != 0) return f;
+    return __builtin_bit_cast(float, (d > x) == (d > 0 || (d == 0 && x > 0)) ? u - 1 : u + 1);
+  }
 };
 
 /// The types an operator stores.

@@ -49,7 +49,11 @@ inline void pack_columns(A* to, operand<T> const& b, index_t first, index_t coun
   if (!b.transposed) {
     for (index_t k = 0; k < depth; ++k) {
       T const* from = b.line(k) + first;
-      for (index_t j = 0; j < width; j += V::width) V::load(from + j, count - j).store(to + k * width + j);
+      if constexpr (std::same_as<T, A> || std::same_as<T, bf16>) {
+        for (index_t j = 0; j < width; j += V::width) V::load(from + j, count - j).store(to + k * width + j);
+      } else {
+        for (index_t j = 0; j < width; ++j) to[k * width + j] = j < count ? static_cast<A>(from[j]) : A(0);
+      }
     }
     return;
   }

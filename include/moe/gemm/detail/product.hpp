@@ -71,6 +71,7 @@ void multiply_all(cpu const& space, index_t products, index_t total_k, index_t n
   using A = accumulator<TC>;
   constexpr index_t width = block_columns<A>;
   if (products == 0 || n == 0) return;
+  expects(!scratch.measuring(), errc::out_of_memory, "gemm: scratch is a measuring arena, which has no memory");
   arena::scope const scope(scratch);
   product_scratch<A, !std::is_same_v<A, TC>> const s(scratch, thread_count(space), products, total_k, n);
 

@@ -1,0 +1,42 @@
+#include <moe/core/math.hpp>
+
+#include "test/support.hpp"
+
+TEST_CASE_TEMPLATE("madd: one rounding where the instruction set has a fused operation, else a product and a sum", T, float, double) {
+  moe::random_stream const random{5, moe::random_purpose::test, 0};
+  for (std::uint64_t i = 0; i < 30000; i += 3) {
+    T const a = static_cast<T>(random.normal(i)), b = static_cast<T>(random.normal(i + 1));
+    T const c = i % 2 == 0 ? static_cast<T>(random.normal(i + 2)) : -a * b;  // odd: only the rounding error of the product is left
+#if defined(MOE_HAS_FMA)
+    REQUIRE(moe::madd(a, b, c) == std::fma(a, b, c));
+#else
+    T volatile const product = a * b;
+    REQUIRE(moe::madd(a, b, c) == product + c);
+#endif
+  }
+}
+
+TEST_CASE_TEMPLATE("madd: NaN, infinity and signed zero as in IEEE arithmetic", T, float, double) {
+  T const inf = std::numeric_limits<T>::infinity();
+  CHECK(std::isnan(moe::madd(inf, T(0), T(1))));
+  CHECK(std::isnan(moe::madd(T(1), inf, -inf)));
+  CHECK(moe::madd(T(2), inf, T(1)) == inf);
+  CHECK(std::isnan(moe::madd(T(0), T(0), test::quiet_nan<T>())));
+  CHECK(std::signbit(moe::madd(T(-0.0), T(1), T(-0.0))));
+}
+
+TEST_CASE("madd: the product is exact where it is fused") {
+#if defined(MOE_HAS_FMA)
+  float const x = 1.0f + 0x1p-12f;
+  CHECK(moe::madd(x, x, -1.0f - 0x1p-11f) == 0x1p-24f);
+#endif
+}
+
+TEST_CASE("exp_scalar: special values") {
+  float const inf = std::numeric_limits<float>::infinity();
+  CHECK(moe::exp_scalar(0.0f) == 1.0f);
+  CHECK(moe::exp_scalar(inf) == inf);
+  CHECK(moe::exp_scalar(-inf) == 0.0f);
+  CHECK(std::isnan(moe::exp_scalar(test::quiet_nan<float>())));
+  CHECK(moe::exp_scalar(1.0) == std::exp(1.0));
+}

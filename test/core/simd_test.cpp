@@ -1,0 +1,200 @@
+#include <moe/core/simd.hpp>
+
+#include "test/guarded.hpp"
+#include "test/support.hpp"
+
+using moe::bf16;
+using moe::index_t;
+using moe::simd;
+
+namespace {
+
+template <class T>
+simd<T> ramp(T first, T step = 1) {
+  simd<T> r = simd<T>::zero();
+  for (int i = 0; i < simd<T>::width; ++i) r.v[i] = first + step * static_cast<T>(i);
+  return r;
+}
+template <class T>
+std::vector<T> lanes(simd<T> x) {
+  std::vector<T> v;
+  for (int i = 0; i < simd<T>::width; ++i) v.push_back(x[i]);
+  return v;
+}
+template <class T>
+bool same(T a, T b) {
+  return test::same_bits<T>({a}, {b});
+}
+/// Distance of `x` from the exact value in units of the last place of a float near it.
+double ulp_error(float x, double exact) {
+  double const unit = std::ldexp(1.0, std::max(std::ilogb(exact), -126) - 23);
+  return std::abs(static_cast<double>(x) - exact) / unit;
+}
+
+/// `Memory` is the stored type, `T` the type of the lanes.
+template <class T, class Memory>
+void check_tails() {
+  int const width = simd<T>::width;
+  for (index_t n = -1; n <= width + 1; ++n) {
+    index_t const inside = std::clamp<index_t>(n, 0, width);
+    for (auto where : {test::guard::after, test::guard::before}) {
+      test::guarded<Memory> memory(inside, where);  // one byte further is another page, which nobody may touch
+      for (index_t i = 0; i < inside; ++i) memory[i] = Memory(static_cast<T>(i + 1));
+      simd<T> const x = simd<T>::load(memory.data(), n);
+      for (int i = 0; i < width; ++i) REQUIRE(x[i] == (i < inside ? static_cast<T>(i + 1) : T(0)));
+      ramp<T>(T(10)).store(memory.data(), n);
+      for (index_t i = 0; i < inside; ++i) REQUIRE(static_cast<T>(memory[i]) == static_cast<T>(10 + i));
+    }
+    test::array<Memory> beside(1, std::max<index_t>(inside, 1), 0, 1);  // canaries on both sides, an odd address
+    beside(0, 0) = Memory(T(-7.25));
+    ramp<T>(T(10)).store(beside.data(), n);
+    if (inside == 0) REQUIRE(static_cast<T>(beside(0, 0)) == T(-7.25));
+  }
+  test::guarded<Memory> full(width);
+  ramp<T>(T(3)).store(full.data());
+  CHECK(lanes(simd<T>::load(full.data())) == lanes(ramp<T>(T(3))));
+}
+
+}  // namespace
+
+TEST_CASE("load and store: nothing beyond the given number of lanes is touched") {
+  check_tails<float, float>();
+  check_tails<double, double>();
+  check_tails<float, bf16>();
+}
+
+TEST_CASE("load and store of bf16: exact one way, rounded to nearest even the other, NaN stays") {
+  test::array<float> x(1, simd<float>::width);
+  x.normal(3);
+  x(0, 0) = test::quiet_nan<float>();
+  x(0, 1) = std::numeric_limits<float>::infinity();
+  x(0, 2) = 1.0f + 0x1p-8f;  // a tie
+  test::array<bf16> y(1, simd<float>::width);
+  simd<float>::load(x.data()).store(y.data());
+  for (int i = 0; i < simd<float>::width; ++i) CHECK(y(0, i).bits == bf16(x(0, i)).bits);
+  auto const back = simd<float>::load(y.data());
+  for (int i = 0; i < simd<float>::width; ++i) CHECK(same(back[i], static_cast<float>(y(0, i))));
+}
+
+TEST_CASE_TEMPLATE("arithmetic: each lane is what the scalar operation gives", T, float, double) {
+  int const width = simd<T>::width;
+  test::array<T> a(50, width), b(50, width), c(50, width);
+  a.normal(1), b.normal(2), c.normal(3);
+  for (index_t r = 0; r < 50; ++r) {
+    auto const x = simd<T>::load(&a(r)), y = simd<T>::load(&b(r)), z = simd<T>::load(&c(r));
+    for (int i = 0; i < width; ++i) {
+      REQUIRE(same((x + y)[i], a(r, i) + b(r, i)));
+      REQUIRE(same((x - y)[i], a(r, i) - b(r, i)));
+      REQUIRE(same((x * y)[i], a(r, i) * b(r, i)));
+      REQUIRE(same((x / y)[i], a(r, i) / b(r, i)));
+      REQUIRE(same((-x)[i], -a(r, i)));
+      REQUIRE(same(moe::madd(x, y, z)[i], moe::madd(a(r, i), b(r, i), c(r, i))));
+      REQUIRE(same(moe::sqrt(x * x)[i], std::sqrt(a(r, i) * a(r, i))));
+      REQUIRE(same(simd<T>::all(a(r, i))[i], a(r, i)));
+    }
+  }
+  CHECK(std::signbit((-simd<T>::zero())[0]));
+}
+
+TEST_CASE_TEMPLATE("all: also negative zero, infinity and NaN come through", T, float, double) {
+  T const inf = std::numeric_limits<T>::infinity();
+  for (int i = 0; i < simd<T>::width; ++i) {
+    CHECK(std::signbit(simd<T>::all(T(-0.0))[i]));
+    CHECK(simd<T>::all(-inf)[i] == -inf);
+    CHECK(std::isnan(simd<T>::all(test::quiet_nan<T>())[i]));
+  }
+}
+
+TEST_CASE_TEMPLATE("sum across lanes: the tree of halves", T, float, double) {
+  int const width = simd<T>::width;
+  test::array<T> x(200, width);
+  x.normal(4);
+  for (index_t r = 0; r < 200; ++r) {
+    std::vector<T> v = lanes(simd<T>::load(&x(r)));
+    for (int half = width / 2; half > 0; half /= 2)
+      for (int i = 0; i < half; ++i) v[static_cast<std::size_t>(i)] += v[static_cast<std::size_t>(i + half)];
+    REQUIRE(same(moe::sum(simd<T>::load(&x(r))), v[0]));
+  }
+}
+
+TEST_CASE_TEMPLATE("max: of pairs and across lanes; one NaN anywhere is seen", T, float, double) {
+  int const width = simd<T>::width;
+  for (int at = 0; at < width; ++at) {
+    simd<T> x = ramp<T>(T(-100));
+    CHECK(moe::max(x) == x[width - 1]);
+    x.v[at] = T(5);
+    CHECK(moe::max(x) == T(5));
+    CHECK(moe::max(-x) >= T(101 - width));
+    x.v[at] = test::quiet_nan<T>();
+    CHECK(std::isnan(moe::max(x)));
+    CHECK(std::isnan(moe::max(x, simd<T>::zero())[at]));
+    CHECK(std::isnan(moe::max(simd<T>::zero(), x)[at]));
+  }
+  auto const pair = moe::max(ramp<T>(T(-1)), simd<T>::zero());
+  for (int i = 0; i < width; ++i) CHECK(pair[i] == static_cast<T>(i == 0 ? 0 : i - 1));
+  CHECK(moe::max(simd<T>::all(-std::numeric_limits<T>::infinity())) == -std::numeric_limits<T>::infinity());
+}
+
+TEST_CASE("exp of float: within 1.1 ulp of the exact value over the whole range, equal to the scalar forms, never NaN for a number") {
+  double worst = 0;
+  float worst_at = 0;
+  std::uint64_t different = 0, outside = 0;
+  for (std::uint64_t bits = 0; bits < (std::uint64_t{1} << 32); bits += static_cast<std::uint64_t>(simd<float>::width) * 401) {
+    simd<float> x = simd<float>::zero();
+    for (int i = 0; i < simd<float>::width; ++i)  // stride 401: 10.7 million of the 2^32 patterns
+      x.v[i] = std::bit_cast<float>(static_cast<std::uint32_t>(bits + 401 * static_cast<std::uint64_t>(i)));
+    simd<float> const e = moe::exp(x);
+    for (int i = 0; i < simd<float>::width; ++i) {
+      if (std::isnan(x[i])) {
+        outside += !std::isnan(e[i]);
+        continue;
+      }
+      different += !same(e[i], moe::exp_scalar(x[i]));
+      double const exact = std::exp(static_cast<double>(x[i]));
+      if (x[i] < -104.0f) outside += !same(e[i], 0.0f);
+      else if (x[i] > 88.73f) outside += e[i] != std::numeric_limits<float>::infinity();
+      else if (std::isinf(e[i])) outside += x[i] < 88.722839f;  // beyond the largest float
+      else if (double const error = ulp_error(e[i], exact); !(error <= worst)) worst = error, worst_at = x[i];
+    }
+  }
+  CHECK(different == 0);
+  CHECK(outside == 0);
+  CHECK_MESSAGE(worst <= 1.1, worst << " ulp at " << worst_at);
+  CHECK(worst > 0.4);  // the comparison compares something
+}
+
+TEST_CASE_TEMPLATE("exp: special values", T, float, double) {
+  T const inf = std::numeric_limits<T>::infinity();
+  CHECK(moe::exp_one(T(0)) == T(1));
+  CHECK(moe::exp_one(T(-0.0)) == T(1));
+  CHECK(moe::exp_one(inf) == inf);
+  CHECK(same(moe::exp_one(-inf), T(0)));
+  CHECK(std::isnan(moe::exp_one(test::quiet_nan<T>())));
+  CHECK(moe::exp_one(T(1000)) == inf);
+  CHECK(same(moe::exp_one(T(-1000)), T(0)));
+  CHECK(moe::exp_one(T(-80)) > T(0));
+}
+
+TEST_CASE_TEMPLATE("exp_one is a lane of exp, whatever the other lanes hold", T, float, double) {
+  int const width = simd<T>::width;
+  test::array<T> x(200, width);
+  x.normal(7, 30.0);
+  x(1, 0) = test::quiet_nan<T>();
+  x(1, 1) = std::numeric_limits<T>::infinity();
+  for (index_t r = 0; r < 200; ++r) {
+    simd<T> const e = moe::exp(simd<T>::load(&x(r)));
+    for (int i = 0; i < width; ++i) {
+      REQUIRE(same(e[i], moe::exp_one(x(r, i))));
+      REQUIRE(same(e[i], moe::exp_scalar(x(r, i))));
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("sigmoid: 1 / (1 + e^-x), no overflow at either end", T, float, double) {
+  for (T x : {T(-1000), T(-90), T(-20), T(-1), T(0), T(0.5), T(3), T(40), T(1000)}) {
+    double const exact = 1.0 / (1.0 + std::exp(-static_cast<double>(x)));
+    T const y = moe::sigmoid(simd<T>::all(x))[0];
+    CHECK(std::abs(static_cast<double>(y) - exact) <= 4.0 * std::numeric_limits<T>::epsilon() * exact + std::numeric_limits<T>::min());
+  }
+  CHECK(std::isnan(moe::sigmoid(simd<T>::all(test::quiet_nan<T>()))[0]));
+}

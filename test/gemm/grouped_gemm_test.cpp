@@ -1,0 +1,478 @@
+#include <moe/gemm/grouped_gemm.hpp>
+
+#include <algorithm>
+
+#include "test/support.hpp"
+
+using moe::bf16;
+using moe::grouped_gemm_config;
+using moe::index_t;
+using moe::weight_gradient_config;
+using test::array;
+using test::contains;
+using test::error_of;
+using test::same_bits;
+
+namespace {
+
+inline constexpr moe::cpu two{2};
+
+/// How many rows each expert has; rows behind the last expert's belong to nobody.
+struct groups {
+  std::vector<index_t> count;
+  index_t behind = 0;
+  index_t experts() const { return static_cast<index_t>(count.size()); }
+  array<index_t> offsets() const {
+    array<index_t> o(experts() + 1);
+    o(0) = 0;
+    for (index_t e = 0; e < experts(); ++e) o(e + 1) = o(e) + count[static_cast<std::size_t>(e)];
+    return o;
+  }
+  index_t used() const { return offsets()(experts()); }
+  index_t rows() const { return used() + behind; }
+};
+
+std::vector<groups> const ragged = {
+    {{5}}, {{0}}, {{0, 0, 0}, 3}, {{1, 0, 12, 13, 0, 11}}, {{0, 97, 0}}, {{200, 0, 0, 0}, 7}, {{31, 32, 33}}, {{1, 1, 1, 1}}, {{95, 96, 97}},
+};
+
+/// As many indices as rows: an arbitrary choice among `sources`, with repetitions.
+array<int> some_gather(index_t rows, index_t sources, std::uint64_t seed) {
+  array<int> g(rows);
+  moe::random_stream const random{seed, moe::random_purpose::test, 9};
+  for (index_t r = 0; r < rows; ++r) g(r) = static_cast<int>(random.below(static_cast<std::uint64_t>(r), static_cast<std::uint64_t>(sources)));
+  return g;
+}
+
+template <class T>
+moe::tensor<T, moe::dyn, moe::dyn, moe::dyn> three(array<T>& w, index_t experts) {
+  return moe::tensor<T, moe::dyn, moe::dyn, moe::dyn>(w.data(), experts, w.rows() / experts, w.columns()).with_row_stride(w.mat().row_stride());
+}
+
+template <grouped_gemm_config C, class T>
+struct forward_problem {
+  groups g;
+  index_t k, n;
+  array<index_t> offsets;
+  array<int> gather;  // empty: the identity
+  array<T> x, w, y;
+  forward_problem(groups const& groups_, index_t in, index_t out, bool gathered, index_t stride = 0, index_t offset = 0)
+      : g(groups_), k(in), n(out), offsets(g.offsets()), gather(gathered ? some_gather(g.rows(), 40, 5) : array<int>(0)),
+        x(gathered ? 40 : g.rows(), k, k + stride, offset),
+        w(g.experts() * (C.transpose_w ? n : k), C.transpose_w ? k : n, (C.transpose_w ? k : n) + stride, offset),
+        y(g.rows(), n, n + stride, offset) {
+    x.normal(1), w.normal(2);
+    if (C.accumulate) y.normal(3);
+  }
+  array<T> run(moe::cpu space = two) {
+    array<T> result = y;
+    moe::buffer const memory(moe::grouped_gemm_scratch_bytes<T>(space, g.experts(), n, k));
+    std::fill_n(memory.data(), memory.bytes(), std::byte{0xff});
+    moe::arena scratch(memory);
+    moe::grouped_gemm<C, T>(space, x.mat(), offsets.vec(), three(w, g.experts()), result.mat(), scratch, gather.vec());
+    CHECK(scratch.used() == 0);
+    return result;
+  }
+  /// The contract: one chain of madd per output, ascending k; rows behind the last offset stay.
+  array<T> expected() {
+    using A = moe::accumulator<T>;
+    array<T> result = y;
+    for (index_t e = 0; e < g.experts(); ++e)
+      for (index_t r = offsets(e); r < offsets(e + 1); ++r)
+        for (index_t j = 0; j < n; ++j) {
+          index_t const source = gather.rows() > 0 ? gather(r) : r;
+          A sum = C.accumulate ? static_cast<A>(y(r, j)) : A(0);
+          for (index_t l = 0; l < k; ++l)
+            sum = moe::madd(static_cast<A>(x(source, l)), static_cast<A>(C.transpose_w ? w(e * n + j, l) : w(e * k + l, j)), sum);
+          result(r, j) = T(sum);
+        }
+    return result;
+  }
+};
+
+template <weight_gradient_config C, class T, class TW>
+struct gradient_problem {
+  groups g;
+  index_t m, n;
+  array<index_t> offsets;
+  array<int> gather_d_y, gather_x;
+  array<T> d_y, x;
+  array<TW> d_w;
+  gradient_problem(groups const& groups_, index_t out, index_t in, bool by_y, bool by_x, index_t stride = 0, index_t offset = 0)
+      : g(groups_), m(out), n(in), offsets(g.offsets()), gather_d_y(by_y ? some_gather(g.rows(), 40, 5) : array<int>(0)),
+        gather_x(by_x ? some_gather(g.rows(), 30, 6) : array<int>(0)), d_y(by_y ? 40 : g.rows(), m, m + stride, offset),
+        x(by_x ? 30 : g.rows(), n, n + stride, offset), d_w(g.experts() * m, n, n + stride, offset) {
+    d_y.normal(1), x.normal(2);
+    if (C.accumulate) d_w.normal(3);
+  }
+  array<TW> run(moe::cpu space = two) {
+    array<TW> result = d_w;
+    moe::buffer const memory(moe::grouped_gemm_weight_gradient_scratch_bytes<TW>(space, g.experts(), g.rows(), n));
+    std::fill_n(memory.data(), memory.bytes(), std::byte{0xff});
+    moe::arena scratch(memory);
+    moe::grouped_gemm_weight_gradient<C>(space, d_y.mat(), x.mat(), offsets.vec(), three(result, g.experts()), scratch, gather_d_y.vec(),
+                                         gather_x.vec());
+    CHECK(scratch.used() == 0);
+    return result;
+  }
+  array<TW> expected() {
+    using A = moe::accumulator<TW>;
+    array<TW> result = d_w;
+    for (index_t e = 0; e < g.experts(); ++e)
+      for (index_t i = 0; i < m; ++i)
+        for (index_t j = 0; j < n; ++j) {
+          A sum = C.accumulate ? static_cast<A>(d_w(e * m + i, j)) : A(0);
+          for (index_t r = offsets(e); r < offsets(e + 1); ++r)
+            sum = moe::madd(static_cast<A>(d_y(gather_d_y.rows() > 0 ? gather_d_y(r) : r, i)),
+                            static_cast<A>(x(gather_x.rows() > 0 ? gather_x(r) : r, j)), sum);
+          result(e * m + i, j) = TW(sum);
+        }
+    return result;
+  }
+};
+
+constexpr grouped_gemm_config forward{}, backward{.transpose_w = false}, forward_add{.accumulate = true},
+    backward_add{.transpose_w = false, .accumulate = true};
+constexpr weight_gradient_config overwrite{}, add{.accumulate = true};
+
+template <grouped_gemm_config C, class T>
+void check_forward() {
+  for (groups const& g : ragged)
+    for (bool gathered : {false, true}) {
+      if (gathered && g.rows() == 0) continue;
+      forward_problem<C, T> p(g, 19, 37, gathered);
+      REQUIRE(same_bits(p.run().values(), p.expected().values()));
+    }
+  forward_problem<C, T> strided(ragged[3], 17, 33, true, 3, 1), deep(ragged[3], 257, 5, false, 1, 1), one(ragged[7], 1, 1, false),
+      nothing_to_sum(ragged[3], 0, 7, false);
+  REQUIRE(same_bits(strided.run().values(), strided.expected().values()));
+  REQUIRE(same_bits(deep.run().values(), deep.expected().values()));
+  REQUIRE(same_bits(one.run().values(), one.expected().values()));
+  REQUIRE(same_bits(nothing_to_sum.run().values(), nothing_to_sum.expected().values()));
+}
+
+template <weight_gradient_config C, class T, class TW>
+void check_gradients() {
+  for (groups const& g : ragged)
+    for (int gathered = 0; gathered < (g.rows() == 0 ? 1 : 4); ++gathered) {
+      gradient_problem<C, T, TW> p(g, 14, 35, gathered % 2 == 1, gathered >= 2);
+      REQUIRE(same_bits(p.run().values(), p.expected().values()));
+    }
+  gradient_problem<C, T, TW> strided(ragged[3], 13, 33, true, true, 3, 1), wide(ragged[3], 5, 515, false, true, 1, 1),
+      deep({{300, 0, 260}}, 13, 33, false, false);
+  REQUIRE(same_bits(strided.run().values(), strided.expected().values()));
+  REQUIRE(same_bits(wide.run().values(), wide.expected().values()));
+  REQUIRE(same_bits(deep.run().values(), deep.expected().values()));
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("grouped_gemm: every output is one chain of madd in ascending k, bit for bit", T, float, double, bf16) {
+  check_forward<forward, T>();
+  check_forward<backward, T>();
+  check_forward<forward_add, T>();
+  check_forward<backward_add, T>();
+}
+
+TEST_CASE_TEMPLATE("grouped_gemm_weight_gradient: every output is one chain of madd in ascending rows, bit for bit", T, float, double, bf16) {
+  check_gradients<overwrite, T, T>();
+  check_gradients<add, T, T>();
+  check_gradients<add, T, moe::accumulator<T>>();
+}
+
+TEST_CASE_TEMPLATE("grouped_gemm: near a product in double", T, float, double, bf16) {
+  forward_problem<forward, T> p(ragged[3], 130, 21, false);
+  auto const y = p.run();
+  double const unit = std::is_same_v<T, double> ? 0x1p-53 : 0x1p-24, last = std::is_same_v<T, bf16> ? 0x1p-8 : 0.0;
+  for (index_t e = 0; e < p.g.experts(); ++e)
+    for (index_t r = p.offsets(e); r < p.offsets(e + 1); ++r)
+      for (index_t j = 0; j < p.n; ++j) {
+        double sum = 0, size = 0;
+        for (index_t l = 0; l < p.k; ++l) {
+          double const term = static_cast<double>(p.x(r, l)) * static_cast<double>(p.w(e * p.n + j, l));
+          sum += term, size += std::abs(term);
+        }
+        REQUIRE(std::abs(static_cast<double>(y(r, j)) - sum) <= 130 * unit * size + last * std::abs(sum));
+      }
+}
+
+TEST_CASE_TEMPLATE("grouped_gemm: small integers are exact, forward and weight gradient", T, float, double) {
+  forward_problem<forward, T> p(ragged[3], 23, 34, true);
+  p.x.integers(1), p.w.integers(2);
+  auto const y = p.run();
+  gradient_problem<overwrite, T, T> q(ragged[3], 13, 35, true, false);
+  q.d_y.integers(3), q.x.integers(4);
+  auto const d_w = q.run();
+  for (index_t e = 0; e < p.g.experts(); ++e) {
+    for (index_t r = p.offsets(e); r < p.offsets(e + 1); ++r)
+      for (index_t j = 0; j < p.n; ++j) {
+        int sum = 0;
+        for (index_t l = 0; l < p.k; ++l) sum += static_cast<int>(p.x(p.gather(r), l)) * static_cast<int>(p.w(e * p.n + j, l));
+        REQUIRE(y(r, j) == static_cast<T>(sum));
+      }
+    for (index_t i = 0; i < q.m; ++i)
+      for (index_t j = 0; j < q.n; ++j) {
+        int sum = 0;
+        for (index_t r = q.offsets(e); r < q.offsets(e + 1); ++r) sum += static_cast<int>(q.d_y(q.gather_d_y(r), i)) * static_cast<int>(q.x(r, j));
+        REQUIRE(d_w(e * q.m + i, j) == static_cast<T>(sum));
+      }
+  }
+}
+
+TEST_CASE_TEMPLATE("grouped_gemm: the same bits for any number of threads", T, float, double, bf16) {
+  groups const g{{150, 0, 1, 260, 13, 0, 90}, 5};
+  forward_problem<forward, T> p(g, 130, 70, false);
+  forward_problem<backward_add, T> b(g, 70, 130, true);
+  gradient_problem<overwrite, T, T> q(g, 70, 130, true, true);
+  auto const y = p.run(moe::cpu{1}).values(), x = b.run(moe::cpu{1}).values();
+  auto const d_w = q.run(moe::cpu{1}).values();
+  for (int threads : test::thread_counts) {
+    CHECK(same_bits(p.run(moe::cpu{threads}).values(), y));
+    CHECK(same_bits(b.run(moe::cpu{threads}).values(), x));
+    CHECK(same_bits(q.run(moe::cpu{threads}).values(), d_w));
+  }
+}
+
+TEST_CASE_TEMPLATE("grouped_gemm: a row's bits do not depend on the other rows nor on the other experts", T, float, double, bf16) {
+  forward_problem<forward, T> all({{40, 0, 13, 97}}, 140, 45, false);
+  auto const together = all.run();
+  for (index_t e : {0, 2, 3})
+    for (index_t r : {all.offsets(e), all.offsets(e + 1) - 1}) {
+      forward_problem<forward, T> alone({{1}}, 140, 45, false);
+      for (index_t l = 0; l < 140; ++l) alone.x(0, l) = all.x(r, l);
+      for (index_t j = 0; j < 45; ++j)
+        for (index_t l = 0; l < 140; ++l) alone.w(j, l) = all.w(e * 45 + j, l);
+      auto const y = alone.run();
+      for (index_t j = 0; j < 45; ++j) REQUIRE(same_bits<T>({y(0, j)}, {together(r, j)}));
+    }
+}
+
+TEST_CASE_TEMPLATE("grouped_gemm: rows behind the last offset and experts without rows", T, float, double, bf16) {
+  groups const g{{4, 0, 3}, 6};
+  forward_problem<forward, T> p(g, 8, 5, false);
+  for (index_t r = 7; r < 13; ++r)
+    for (index_t l = 0; l < 8; ++l) p.x(r, l) = test::quiet_nan<T>();  // never read
+  for (index_t j = 0; j < 5; ++j)
+    for (index_t l = 0; l < 8; ++l) p.w(5 + j, l) = test::quiet_nan<T>();  // the weights of the expert without rows
+  for (index_t j = 0; j < 5; ++j) p.y(12, j) = T(4.0f);
+  auto const y = p.run();
+  for (index_t j = 0; j < 5; ++j) {
+    for (index_t r = 0; r < 7; ++r) REQUIRE(!std::isnan(static_cast<double>(y(r, j))));
+    REQUIRE(std::isnan(static_cast<double>(y(11, j))));  // still the poison
+    REQUIRE(static_cast<float>(y(12, j)) == 4.0f);
+  }
+
+  gradient_problem<overwrite, T, T> zeros(g, 5, 8, false, false);
+  auto const d_w = zeros.run();
+  for (index_t i = 5; i < 10; ++i)
+    for (index_t j = 0; j < 8; ++j) REQUIRE(same_bits<T>({d_w(i, j)}, {T(0.0f)}));
+  gradient_problem<add, T, T> kept(g, 5, 8, false, false);
+  for (index_t j = 0; j < 8; ++j) kept.d_w(5, j) = T(-0.0f), kept.d_w(6, j) = test::quiet_nan<T>();
+  auto const d_v = kept.run();
+  for (index_t i = 5; i < 10; ++i)
+    for (index_t j = 0; j < 8; ++j) REQUIRE(same_bits<T>({d_v(i, j)}, {kept.d_w(i, j)}));
+}
+
+TEST_CASE_TEMPLATE("grouped_gemm: a NaN reaches exactly the outputs it belongs to", T, float, double, bf16) {
+  forward_problem<forward, T> p({{14, 20}}, 30, 40, false);
+  gradient_problem<overwrite, T, T> q({{14, 20}}, 15, 40, false, false);
+  auto const y = p.run();
+  auto const d_w = q.run();
+  p.x(15, 29) = test::quiet_nan<T>(), p.w(40 + 33, 2) = test::quiet_nan<T>();
+  q.d_y(13, 7) = test::quiet_nan<T>(), q.x(3, 39) = test::quiet_nan<T>();
+  auto const y2 = p.run();
+  auto const d_w2 = q.run();
+  for (index_t r = 0; r < 34; ++r)
+    for (index_t j = 0; j < 40; ++j) {
+      if (r == 15 || (r >= 14 && j == 33)) REQUIRE(std::isnan(static_cast<double>(y2(r, j))));
+      else REQUIRE(same_bits<T>({y2(r, j)}, {y(r, j)}));
+    }
+  for (index_t i = 0; i < 30; ++i)
+    for (index_t j = 0; j < 40; ++j) {
+      if (i < 15 && (i == 7 || j == 39)) REQUIRE(std::isnan(static_cast<double>(d_w2(i, j))));
+      else REQUIRE(same_bits<T>({d_w2(i, j)}, {d_w(i, j)}));
+    }
+}
+
+namespace {
+struct arguments {  // of a call that is right: two experts, rows 3 and 2, in 4, out 6
+  array<float> x{5, 4}, w{12, 4}, y{5, 6}, d_w{12, 4};
+  array<index_t> offsets{3};
+  array<int> gather{0};
+  test::scratch memory{std::size_t{1} << 20};
+  arguments() {
+    x.normal(1), w.normal(2);
+    offsets(0) = 0, offsets(1) = 3, offsets(2) = 5;
+  }
+  std::string forward_error() {
+    auto scratch = memory.get();
+    std::string const e =
+        error_of([&] { moe::grouped_gemm<forward, float>(two, x.mat(), offsets.vec(), three(w, 2), y.mat(), scratch, gather.vec()); });
+    if (!e.empty())
+      for (float v : y.values()) REQUIRE(std::isnan(v));  // untouched
+    return e;
+  }
+  std::string gradient_error(array<int> const& gather_x) {
+    auto scratch = memory.get();
+    array<float> d_y(y.rows(), y.columns());
+    d_y.normal(3);
+    std::string const e = error_of(
+        [&] { moe::grouped_gemm_weight_gradient(two, d_y.mat(), x.mat(), offsets.vec(), three(d_w, 2), scratch, gather.vec(), gather_x.vec()); });
+    if (!e.empty())
+      for (float v : d_w.values()) REQUIRE(std::isnan(v));
+    return e;
+  }
+};
+array<int> ints(std::vector<int> const& v) { return array<int>(v, static_cast<index_t>(v.size()), 1); }
+}  // namespace
+
+TEST_CASE("grouped_gemm: wrong arguments are named before anything is written") {
+  CHECK(arguments().forward_error() == "");
+  {
+    arguments a;
+    a.x = array<float>(5, 3);
+    CHECK(a.forward_error() == "grouped_gemm: x has 3 columns, w sums over 4");
+  }
+  {
+    arguments a;
+    a.y = array<float>(5, 7);
+    CHECK(a.forward_error() == "grouped_gemm: y has 7 columns, w gives 6");
+  }
+  {
+    arguments a;
+    a.offsets = array<index_t>(2);
+    CHECK(a.forward_error() == "grouped_gemm: offsets has 2 entries, 2 experts need 3");
+  }
+  {
+    arguments a;
+    a.offsets(0) = 1;
+    CHECK(a.forward_error() == "grouped_gemm: offsets[0] is 1, must be 0");
+  }
+  {
+    arguments a;
+    a.offsets(1) = 6;
+    CHECK(a.forward_error() == "grouped_gemm: offsets[2] = 5 is below offsets[1] = 6");
+  }
+  {
+    arguments a;
+    a.offsets(2) = 6;
+    CHECK(a.forward_error() == "grouped_gemm: offsets end at 6, there are 5 rows");
+  }
+  {
+    arguments a;
+    a.x = array<float>(4, 4);
+    CHECK(a.forward_error() == "grouped_gemm: x has 4 rows, 5 are needed");
+  }
+  {
+    arguments a;
+    a.gather = ints({0, 1, 2, 3});
+    CHECK(a.forward_error() == "grouped_gemm: the gather index of x has 4 entries for 5 rows");
+  }
+  for (int wrong : {-1, 5}) {
+    arguments a;
+    a.gather = ints({0, 1, 2, 3, wrong});
+    CHECK(a.forward_error() == "grouped_gemm: the gather index of x names row " + std::to_string(wrong) + " of 5 at position 4");
+  }
+}
+
+TEST_CASE("grouped_gemm_weight_gradient: wrong arguments are named before anything is written") {
+  CHECK(arguments().gradient_error(ints({})) == "");
+  std::string const who = "grouped_gemm_weight_gradient: ";
+  {
+    arguments a;
+    a.y = array<float>(5, 7);
+    CHECK(a.gradient_error(ints({})) == who + "d_y has 7 columns, d_w has 6 rows");
+  }
+  {
+    arguments a;
+    a.x = array<float>(5, 3);
+    CHECK(a.gradient_error(ints({})) == who + "x has 3 columns, d_w has 4");
+  }
+  {
+    arguments a;
+    a.x = array<float>(6, 4);
+    CHECK(a.gradient_error(ints({})) == who + "x has 6 rows, 5 are needed");
+  }
+  {
+    arguments a;
+    a.offsets(1) = -1;
+    CHECK(a.gradient_error(ints({})) == who + "offsets[1] = -1 is below offsets[0] = 0");
+  }
+  {
+    arguments a;
+    a.gather = ints({0, 1, 2, 3, 9});
+    CHECK(a.gradient_error(ints({})) == who + "the gather index of d_y names row 9 of 5 at position 4");
+  }
+  CHECK(arguments().gradient_error(ints({0, 1, 7, 3, 4})) == who + "the gather index of x names row 7 of 5 at position 2");
+  CHECK(arguments().gradient_error(ints({0, 1})) == who + "the gather index of x has 2 entries for 5 rows");
+}
+
+TEST_CASE("grouped_gemm: the codes of its errors; scratch of exactly the stated size is enough") {
+  auto const code_of = [](auto&& f) {
+    try {
+      f();
+    } catch (moe::error const& e) {
+      return e.code;
+    }
+    return moe::errc::cuda;
+  };
+  arguments a;
+  auto const call = [&](moe::arena& scratch) {
+    moe::grouped_gemm<forward, float>(two, a.x.mat(), a.offsets.vec(), three(a.w, 2), a.y.mat(), scratch);
+  };
+  moe::buffer const memory(moe::grouped_gemm_scratch_bytes<float>(two, 2, 6, 4));
+  moe::arena enough(memory), less(memory.data(), memory.bytes() - moe::alignment);
+  CHECK(code_of([&] { call(less); }) == moe::errc::out_of_memory);
+  for (float v : a.y.values()) CHECK(std::isnan(v));
+  CHECK_NOTHROW(call(enough));
+  a.offsets(1) = 6;
+  CHECK(code_of([&] { call(enough); }) == moe::errc::bad_argument);
+  a.x = array<float>(5, 3);
+  CHECK(code_of([&] { call(enough); }) == moe::errc::shape_mismatch);
+}
+
+TEST_CASE("grouped_gemm: no experts, no rows, no columns") {
+  array<float> x(0, 4), w(0, 4), y(0, 6);
+  array<index_t> offsets(1);
+  offsets(0) = 0;
+  moe::arena scratch(nullptr, 0);
+  moe::grouped_gemm<forward, float>(two, x.mat(), offsets.vec(), moe::tensor<float const, moe::dyn, moe::dyn, moe::dyn>(w.data(), 0, 6, 4), y.mat(),
+                                    scratch);
+  forward_problem<forward, float> no_columns(ragged[3], 5, 0, false);
+  no_columns.run();
+  gradient_problem<overwrite, float, float> no_outputs(ragged[3], 0, 5, false, false);
+  no_outputs.run();
+}
+
+TEST_CASE("grouped_gemm: input and weight gradients agree with central differences") {
+  groups const g{{4, 0, 7, 1}, 2};
+  index_t const k = 5, n = 6, sources = 9;
+  array<double> x(sources, k), w(g.experts() * n, k), weight(g.rows(), n), y(g.rows(), n), d_y(g.rows(), n), d_rows(g.rows(), k),
+      d_w(g.experts() * n, k);
+  array<int> const gather = some_gather(g.rows(), sources, 3);
+  auto offsets = g.offsets();
+  x.normal(1), w.normal(2), weight.normal(3), y.fill(0), d_rows.fill(0);
+  test::scratch memory(std::size_t{2} << 20);
+  auto const loss = [&] {  // sum of weight * y^2 over the rows of all experts
+    auto scratch = memory.get();
+    moe::grouped_gemm<forward, double>(two, x.mat(), offsets.vec(), three(w, g.experts()), y.mat(), scratch, gather.vec());
+    double sum = 0;
+    for (index_t r = 0; r < g.used(); ++r)
+      for (index_t j = 0; j < n; ++j) sum += weight(r, j) * y(r, j) * y(r, j);
+    return sum;
+  };
+  loss();
+  for (index_t r = 0; r < g.rows(); ++r)
+    for (index_t j = 0; j < n; ++j) d_y(r, j) = r < g.used() ? 2 * weight(r, j) * y(r, j) : test::quiet_nan<double>();
+  auto scratch = memory.get();
+  moe::grouped_gemm<backward, double>(two, d_y.mat(), offsets.vec(), three(w, g.experts()), d_rows.mat(), scratch);
+  moe::grouped_gemm_weight_gradient(two, d_y.mat(), x.mat(), offsets.vec(), three(d_w, g.experts()), scratch, {}, gather.vec());
+  array<double> d_x(sources, k);  // each gathered row gives its gradient back
+  d_x.fill(0);
+  for (index_t r = 0; r < g.used(); ++r)
+    for (index_t l = 0; l < k; ++l) d_x(gather(r), l) += d_rows(r, l);
+  test::check_gradient("x", loss, x.data(), sources * k, d_x.values(), {.step = 1e-3});
+  test::check_gradient("w", loss, w.data(), g.experts() * n * k, d_w.values(), {.step = 1e-3});
+  for (index_t i = n; i < 2 * n; ++i)
+    for (index_t l = 0; l < k; ++l) CHECK(d_w(i, l) == 0.0);  // the expert without rows
+}
