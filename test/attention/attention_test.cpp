@@ -280,7 +280,7 @@ TEST_CASE("attention_backward: a NaN reaches only the gradients that depend on i
       CHECK(std::isnan(p.d_q()(t, 5)) == (t == bad));
       CHECK(!std::isnan(p.d_q()(t, 0)));
       CHECK(std::isnan(p.d_k()(t, 0)) == (t <= bad));
-      CHECK(std::isnan(p.d_v()(t, 1)) == (t <= bad));
+      CHECK(std::isnan(p.d_v()(t, 2)) == (t <= bad));
     }
     problem<c, float> r(1, 40, 8);
     for (index_t i = 0; i < r.kv_columns; ++i) r.k()(bad, i) = r.v()(bad, i) = test::quiet_nan<float>();
@@ -363,9 +363,9 @@ TEST_CASE("attention: errors name the argument and what it needs, before any wor
     });
   };
   std::size_t const enough = memory.size();
-  CHECK(test::contains(forward(p.k(), p.k(), p.v(), 6, p.lse.mat(), enough), "attention: q is [12, 4], needs [12, 8]"));
-  CHECK(test::contains(forward(p.q(), p.q(), p.v(), 6, p.lse.mat(), enough), "attention: k is [12, 8], needs [12, 4]"));
-  CHECK(test::contains(forward(p.q(), p.k(), p.q(), 6, p.lse.mat(), enough), "attention: v is [12, 8], needs [12, 4]"));
+  CHECK(test::contains(forward(p.k(), p.k(), p.v(), 6, p.lse.mat(), enough), "attention: q is [12, 5], needs [12, 10]"));
+  CHECK(test::contains(forward(p.q(), p.q(), p.v(), 6, p.lse.mat(), enough), "attention: k is [12, 10], needs [12, 5]"));
+  CHECK(test::contains(forward(p.q(), p.k(), p.q(), 6, p.lse.mat(), enough), "attention: v is [12, 10], needs [12, 5]"));
   CHECK(test::contains(forward(p.q(), p.k(), p.v(), 5, p.lse.mat(), enough), "attention: seq is 5, needs to be at least 1 and to divide 12 tokens"));
   CHECK(test::contains(forward(p.q(), p.k(), p.v(), 0, p.lse.mat(), enough), "attention: seq is 0"));
   CHECK(test::contains(forward(p.q(), p.k(), p.v(), 6, moe::rows_of(p.lse.mat(), 0, 3), enough), "attention: lse is [3, 2], needs [12, 2]"));
@@ -379,7 +379,7 @@ TEST_CASE("attention: errors name the argument and what it needs, before any wor
     });
   };
   CHECK(test::contains(backward(moe::rows_of(p.lse.mat(), 0, 3), p.d_v(), 6, enough), "attention_backward: lse is [3, 2], needs [12, 2]"));
-  CHECK(test::contains(backward(p.lse.mat(), p.d_q(), 6, enough), "attention_backward: d_v is [12, 8], needs [12, 4]"));
+  CHECK(test::contains(backward(p.lse.mat(), p.d_q(), 6, enough), "attention_backward: d_v is [12, 10], needs [12, 5]"));
   CHECK(test::contains(backward(p.lse.mat(), p.d_v(), 7, enough), "attention_backward: seq is 7"));
   CHECK(test::contains(backward(p.lse.mat(), p.d_v(), 6, 64), "bytes asked"));
 
@@ -391,5 +391,5 @@ TEST_CASE("attention: errors name the argument and what it needs, before any wor
   };
   CHECK(test::contains(cached(-1, p.v()), "attention_cached: position is -1, needs to be at least 0"));
   CHECK(test::contains(cached(11, p.v()), "attention_cached: position 11 and 2 new rows need a cache of that many rows, it has 12"));
-  CHECK(test::contains(cached(0, p.q()), "attention_cached: v_cache is [12, 8], needs [12, 4]"));
+  CHECK(test::contains(cached(0, p.q()), "attention_cached: v_cache is [12, 10], needs [12, 5]"));
 }
