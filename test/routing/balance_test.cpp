@@ -108,7 +108,8 @@ TEST_CASE("balance_losses: uniform load or uniform probability gives the coeffic
 }
 
 TEST_CASE("balance_losses: gradients agree with finite differences and are added") {
-  for (balance_config config : {balance_config{.balance = 1, .z = 0}, balance_config{.balance = 0, .z = 1}, balance_config{.balance = 0.3, .z = 0.7}}) {
+  for (auto const& [balance, z] : {std::pair{1.0, 0.0}, {0.0, 1.0}, {0.3, 0.7}}) {
+    balance_config const config{.balance = balance, .z = z};
     index_t const tokens = 67, experts = 5;
     test::array<double> logits(tokens, experts), d(tokens, experts);
     logits.normal(8);
@@ -208,6 +209,8 @@ TEST_CASE("balance_losses: wrong arguments") {
   std::vector<index_t> const counts{6, 0, 0, 0};
   std::byte none;
   moe::arena empty(&none, 0);
-  CHECK(contains(error_of([&] { moe::balance_losses<double>(moe::cpu{1}, logits.mat(), moe::vec(counts.data(), 4), 2, {}, empty); }), "arena"));
-  CHECK(contains(error_of([&] { moe::balance_losses_backward(moe::cpu{1}, logits.mat(), moe::vec(counts.data(), 4), 2, {}, 1.0, d.mat(), empty); }), "arena"));
+  moe::cpu const space{1};
+  auto const four = moe::vec(counts.data(), 4);
+  CHECK(contains(error_of([&] { moe::balance_losses<double>(space, logits.mat(), four, 2, {}, empty); }), "arena"));
+  CHECK(contains(error_of([&] { moe::balance_losses_backward(space, logits.mat(), four, 2, {}, 1.0, d.mat(), empty); }), "arena"));
 }

@@ -62,7 +62,8 @@ void compare(index_t tokens, index_t experts, int bound) {
   CAPTURE(experts);
   CAPTURE(C.k);
   CAPTURE(C.renormalise);
-  test::array<T> logits(tokens, experts, experts + 3, 1), weight(tokens, C.k, C.k + 2, 3), d_weight(tokens, C.k), d_logits(tokens, experts, experts + 1, 1);
+  test::array<T> logits(tokens, experts, experts + 3, 1), weight(tokens, C.k, C.k + 2, 3), d_weight(tokens, C.k);
+  test::array<T> d_logits(tokens, experts, experts + 1, 1);
   test::array<int> expert(tokens, C.k, C.k + 1);
   if (bound > 0) logits.integers(7, bound);  // full of ties
   else logits.normal(8);
@@ -135,7 +136,8 @@ TEST_CASE_TEMPLATE("topk: all ties choose the lowest experts with equal weights"
 }
 
 TEST_CASE_TEMPLATE("topk: NaN ranks first and is seen, infinities give valid experts", T, float, double, bf16) {
-  T const nan = test::quiet_nan<T>(), minus_nan = T(-std::numeric_limits<float>::quiet_NaN()), inf = T(infinity), low = T(-infinity), one = T(1.0f), big = T(3e38f);
+  T const nan = test::quiet_nan<T>(), minus_nan = T(-std::numeric_limits<float>::quiet_NaN());
+  T const inf = T(infinity), low = T(-infinity), one = T(1.0f), big = T(3e38f);
   test::array<T> const logits({big, nan, inf, nan, one,  //
                                one, inf, big, inf, one,  //
                                low, low, low, low, low,  //

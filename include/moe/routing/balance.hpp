@@ -38,7 +38,8 @@ vector_view<accumulator<T>> take_excess(arena& memory, index_t experts) {
 }
 
 inline void check_balance(char const* who, index_t tokens, index_t experts, in<index_t, dyn> counts, int k) {
-  expects(counts.extent<0>() == experts, errc::shape_mismatch, who, ": counts has ", counts.extent<0>(), " entries, logits has ", experts, " experts");
+  expects(counts.extent<0>() == experts, errc::shape_mismatch, who, ": counts has ", counts.extent<0>(), " entries, logits has ", experts,
+          " experts");
   expects(k >= 1 && k <= experts, errc::bad_argument, who, ": k = ", k, " of ", experts, " experts");
   index_t sum = 0;
   for (index_t e = 0; e < experts; ++e) {
@@ -157,8 +158,8 @@ void balance_losses_backward(cpu const& space, in<T, dyn, dyn> logits, in<index_
   index_t const tokens = logits.template extent<0>(), experts = logits.template extent<1>();
   detail::check_balance("balance_losses_backward", tokens, experts, counts, k);
   expects(d_logits.template extent<0>() == tokens && d_logits.template extent<1>() == experts, errc::shape_mismatch,
-          "balance_losses_backward: d_logits is [", d_logits.template extent<0>(), ", ", d_logits.template extent<1>(), "], logits is [", tokens, ", ",
-          experts, "]");
+          "balance_losses_backward: d_logits is [", d_logits.template extent<0>(), ", ", d_logits.template extent<1>(), "], logits is [", tokens,
+          ", ", experts, "]");
   if (tokens == 0) return;
   arena::scope const scope(scratch);
   auto const excess = detail::take_excess<T>(scratch, experts);

@@ -10,7 +10,8 @@
 
 namespace moe::inline MOE_ISA {
 
-/// Where each choice of a batch goes. Choice t k + j (a "slot") is the j-th expert of token t; kept choices become rows, sorted by expert, then by slot.
+/// Where each choice of a batch goes. Choice t k + j (a "slot") is the j-th expert of token t; kept choices become rows, sorted by expert, then by
+/// slot.
 struct dispatch_plan {
   vector_view<index_t> counts;   ///< [experts]      choices of each expert before capacity
   vector_view<index_t> offsets;  ///< [experts + 1]  rows of expert e are [offsets[e], offsets[e + 1])
@@ -45,8 +46,8 @@ struct dispatch_scratch {
 
 inline void check_plan(char const* who, dispatch_plan const& plan, index_t slots) {
   index_t const experts = plan.experts();
-  expects(plan.offsets.extent<0>() == experts + 1, errc::shape_mismatch, who, ": plan.offsets has ", plan.offsets.extent<0>(), " entries for ", experts,
-          " experts, needs one more");
+  expects(plan.offsets.extent<0>() == experts + 1, errc::shape_mismatch, who, ": plan.offsets has ", plan.offsets.extent<0>(), " entries for ",
+          experts, " experts, needs one more");
   expects(plan.position.extent<0>() == slots && plan.token.extent<0>() == slots && plan.slot.extent<0>() == slots, errc::shape_mismatch, who,
           ": plan is for ", plan.position.extent<0>(), " choices, there are ", slots);
 }
@@ -71,8 +72,8 @@ inline std::size_t make_dispatch_scratch_bytes(index_t tokens, index_t experts) 
   return measure.peak();
 }
 
-/// Sorts choices by expert, then by slot t k + j: a stable counting sort. With a capacity, the first `capacity` choices of each expert in slot order are
-/// kept and the others dropped.
+/// Sorts choices by expert, then by slot t k + j: a stable counting sort. With a capacity, the first `capacity` choices of each expert in slot order
+/// are kept and the others dropped.
 ///
 ///   expert    [tokens, k]  in   in [0, experts); a row may name an expert twice: each choice is a row of its own
 ///   capacity               in   rows an expert takes at most; 0: no limit, nothing is dropped
@@ -86,7 +87,8 @@ inline std::size_t make_dispatch_scratch_bytes(index_t tokens, index_t experts) 
 /// Source  Gale et al. 2022, MegaBlocks, arXiv:2211.15841.
 inline void make_dispatch(cpu const& space, in<int, dyn, dyn> expert, index_t capacity, dispatch_plan const& plan, arena& scratch) {
   index_t const tokens = expert.extent<0>(), k = expert.extent<1>(), slots = tokens * k, experts = plan.experts();
-  expects(slots <= INT_MAX, errc::bad_argument, "make_dispatch: ", tokens, " tokens of ", k, " choices, at most ", INT_MAX, " choices can be numbered");
+  expects(slots <= INT_MAX, errc::bad_argument, "make_dispatch: ", tokens, " tokens of ", k, " choices, at most ", INT_MAX,
+          " choices can be numbered");
   expects(capacity >= 0, errc::bad_argument, "make_dispatch: capacity is ", capacity, ", needs to be positive, or 0 for no limit");
   detail::check_plan("make_dispatch", plan, slots);
   detail::check_expert_ids("make_dispatch", expert, experts);
@@ -163,7 +165,8 @@ void sum_choices(cpu const& space, tensor<T const, dyn, dyn> x, dispatch_plan co
 template <class T, index_t R, index_t D>
 void dispatch(cpu const& space, in<T, dyn, dyn> x, dispatch_plan const& plan, tensor<T, R, D> const& xs) {
   index_t const tokens = x.template extent<0>(), d = x.template extent<1>(), slots = plan.slots();
-  expects(tokens == 0 ? slots == 0 : slots % tokens == 0, errc::shape_mismatch, "dispatch: plan is for ", slots, " choices, x has ", tokens, " tokens");
+  expects(tokens == 0 ? slots == 0 : slots % tokens == 0, errc::shape_mismatch, "dispatch: plan is for ", slots, " choices, x has ", tokens,
+          " tokens");
   detail::check_plan("dispatch", plan, slots);
   detail::check_rows("dispatch", "xs", plan, xs.template extent<0>(), xs.template extent<1>(), d);
   parallel_for(space, plan.rows(), static_cast<double>(d), [&](index_t r) { std::copy_n(x.row(plan.token(r)), d, xs.row(r)); });
@@ -222,8 +225,8 @@ void combine_backward(cpu const& space, in<T, dyn, dyn> d_y, in<T, dyn, dyn> ys,
   using A = accumulator<T>;
   using V = simd<A>;
   index_t const tokens = d_y.template extent<0>(), d = d_y.template extent<1>(), k = weight.template extent<1>();
-  expects(weight.template extent<0>() == tokens, errc::shape_mismatch, "combine_backward: weight has ", weight.template extent<0>(), " rows, d_y has ",
-          tokens);
+  expects(weight.template extent<0>() == tokens, errc::shape_mismatch, "combine_backward: weight has ", weight.template extent<0>(),
+          " rows, d_y has ", tokens);
   expects(d_weight.template extent<0>() == tokens && d_weight.template extent<1>() == k, errc::shape_mismatch, "combine_backward: d_weight is [",
           d_weight.template extent<0>(), ", ", d_weight.template extent<1>(), "], weight is [", tokens, ", ", k, "]");
   detail::check_plan("combine_backward", plan, tokens * k);

@@ -13,8 +13,8 @@ concept router = execution_space<Space> && R::k >= 1 &&
                    R::backward(space, logits, weight, expert, weight, d_logits);  // the fifth is d_weight; d_logits is overwritten
                  };
 
-/// Softmax over the k largest logits, or (renormalise false) the k largest entries of the softmax over all: Mixtral and OLMoE. Nothing to learn beside
-/// the weights that make the logits.
+/// Softmax over the k largest logits, or (renormalise false) the k largest entries of the softmax over all: Mixtral and OLMoE. Nothing to learn
+/// beside the weights that make the logits.
 template <topk_config C = topk_config{}>
 struct softmax_topk_router {
   static_assert(C.k >= 1, "moe::softmax_topk_router: topk_config::k must be at least 1");

@@ -74,8 +74,10 @@ void check_topk(char const* who, auto const& logits, auto const& weight, auto co
   static_assert(C.k >= 1, "moe::topk: topk_config::k must be at least 1");
   index_t const tokens = logits.template extent<0>(), experts = logits.template extent<1>();
   expects(C.k <= experts, errc::shape_mismatch, who, ": k = ", C.k, " of ", experts, " experts");
-  expects(weight.template extent<0>() == tokens, errc::shape_mismatch, who, ": weight has ", weight.template extent<0>(), " rows, logits has ", tokens);
-  expects(expert.template extent<0>() == tokens, errc::shape_mismatch, who, ": expert has ", expert.template extent<0>(), " rows, logits has ", tokens);
+  expects(weight.template extent<0>() == tokens, errc::shape_mismatch, who, ": weight has ", weight.template extent<0>(), " rows, logits has ",
+          tokens);
+  expects(expert.template extent<0>() == tokens, errc::shape_mismatch, who, ": expert has ", expert.template extent<0>(), " rows, logits has ",
+          tokens);
 }
 
 /// e[j] = exp(row[expert[j]] - top) for all j, vector by vector.
