@@ -29,7 +29,7 @@ struct silu_function {
 template <class A>
 struct gelu_function {
   using V = simd<A>;
-  static constexpr A linear = A(1.5957691216057307), cubic = A(0.07135481282052326);  // 2 sqrt(2 / pi), and that times 0.044715
+  static constexpr A linear = A(1.5957691216057308), cubic = A(1.5957691216057308 * 0.044715);  // 2 sqrt(2 / pi)
   static MOE_INLINE V gate(V x) { return sigmoid(x * madd(V::all(cubic) * x, x, V::all(linear))); }
   static MOE_INLINE V value(V x) { return x * gate(x); }
   static MOE_INLINE V derivative(V x) {

@@ -1,0 +1,189 @@
+#include <moe/nn/activation.hpp>
+
+#include <test/support.hpp>
+
+using namespace test;
+
+namespace {
+long double logistic(long double x) { return 1 / (1 + std::exp(-x)); }
+long double exact_silu(long double x) { return x * logistic(x); }
+long double exact_gelu(long double x) {  // by tanh, as the paper has it
+  return x / 2 * (1 + std::tanh(std::sqrt(2 / 3.14159265358979323846264338327950288L) * (x + 0.044715L * x * x * x)));
+}
+long double exact_relu(long double x) { return x > 0 ? x : 0; }
+
+/// One of the functions of one argument, forward and backward.
+template <class T>
+struct function {
+  std::string name;
+  void (*forward)(moe::cpu const&, moe::in<T, dyn, dyn>, moe::tensor<T, dyn, dyn>);
+  void (*backward)(moe::cpu const&, moe::in<T, dyn, dyn>, moe::in<T, dyn, dyn>, moe::tensor<T, dyn, dyn>);
+  long double (*exact)(long double);
+};
+template <class T>
+std::vector<function<T>> functions() {
+  return {{"silu", moe::silu<T>, moe::silu_backward<T>, exact_silu},
+          {"gelu", moe::gelu<T>, moe::gelu_backward<T>, exact_gelu},
+          {"relu", moe::relu<T>, moe::relu_backward<T>, exact_relu}};
+}
+/// Relative to the largest of |y| and a small number: what T and the vector exponential leave.
+template <class T>
+constexpr double tolerance = std::is_same_v<T, double> ? 1e-14 : std::is_same_v<T, float> ? 1e-6 : 5e-3;
+}  // namespace
+
+TEST_CASE_TEMPLATE("activations: agree with their formulas for any shape, strided and unaligned", T, float, double, bf16) {
+  for (auto const& f : functions<T>())
+    for (index_t columns : {0, 1, 3, 7, 8, 9, 15, 16, 17, 40})
+      for (index_t rows : {0, 1, 4}) {
+        array<T> x(rows, columns, columns + 3, 1), y(rows, columns, columns + 5, 2);
+        x.normal(static_cast<std::uint64_t>(columns), 4);
+        f.forward(moe::cpu{2}, x.mat(), y.mat());
+        for (index_t i = 0; i < rows; ++i)
+          for (index_t c = 0; c < columns; ++c) {
+            double const expected = static_cast<double>(f.exact(static_cast<long double>(x(i, c))));
+            CHECK_MESSAGE(std::abs(double(y(i, c)) - expected) <= tolerance<T> * (std::abs(expected) + 0.1), f.name << " of " << double(x(i, c)));
+          }
+      }
+}
+
+TEST_CASE("activations: gradients") {
+  for (auto const& f : functions<double>()) {
+    array<double> x(5, 19, 21, 1), y(5, 19), d_y(5, 19), d_x(5, 19);
+    x.normal(1, 2), d_y.normal(2);
+    auto const loss = [&] {
+      f.forward(moe::cpu{1}, x.mat(), y.mat());
+      double l = 0;
+      for (index_t i = 0; i < y.size(); ++i) l += y.data()[i] * d_y.data()[i];
+      return l;
+    };
+    f.backward(moe::cpu{1}, x.mat(), d_y.mat(), d_x.mat());
+    for (index_t i = 0; i < 5; ++i) check_gradient(f.name.c_str(), loss, &x(i, 0), 19, std::vector<double>(&d_x(i, 0), &d_x(i, 0) + 19));
+  }
+}
+
+TEST_CASE_TEMPLATE("activations: the same bits for any number of threads, any strides, and in place", T, float, double, bf16) {
+  index_t const rows = 300, columns = 37;
+  for (auto const& f : functions<T>()) {
+    array<T> x(rows, columns), y(rows, columns), d_y(rows, columns), d_x(rows, columns);
+    x.normal(1), d_y.normal(2);
+    f.forward(moe::cpu{1}, x.mat(), y.mat());
+    f.backward(moe::cpu{1}, x.mat(), d_y.mat(), d_x.mat());
+    for (int threads : thread_counts) {
+      array<T> a(rows, columns, columns + threads, threads), b(rows, columns, columns + 1, 3), g(rows, columns, columns + 2, 1);
+      a.normal(1), g.normal(2);
+      f.forward(moe::cpu{threads}, a.mat(), b.mat());
+      CHECK(same_bits(b.values(), y.values()));
+      b.poison();
+      f.backward(moe::cpu{threads}, a.mat(), g.mat(), b.mat());
+      CHECK(same_bits(b.values(), d_x.values()));
+    }
+    array<T> a = x, g = d_y;
+    f.backward(moe::cpu{2}, x.mat(), g.mat(), g.mat());
+    CHECK(same_bits(g.values(), d_x.values()));
+    f.backward(moe::cpu{2}, a.mat(), d_y.mat(), a.mat());
+    CHECK(same_bits(a.values(), d_x.values()));
+    f.forward(moe::cpu{2}, x.mat(), x.mat());
+    CHECK(same_bits(x.values(), y.values()));
+  }
+}
+
+TEST_CASE_TEMPLATE("activations: large arguments, NaN", T, float, double) {
+  T const big = std::numeric_limits<T>::max();
+  std::vector<T> const far = {T(1e3), T(1e30), big};
+  for (auto const& f : functions<T>()) {
+    array<T> x(1, 7), y(1, 7), d(1, 7), one(1, 7);
+    one.fill(1);
+    for (int i = 0; i < 3; ++i) x(0, i) = far[static_cast<std::size_t>(i)], x(0, 3 + i) = -far[static_cast<std::size_t>(i)];
+    x(0, 6) = quiet_nan<T>();
+    f.forward(moe::cpu{1}, x.mat(), y.mat());
+    f.backward(moe::cpu{1}, x.mat(), one.mat(), d.mat());
+    for (int i = 0; i < 3; ++i) {
+      CHECK(y(0, i) == x(0, i));
+      CHECK(d(0, i) == 1);
+      CHECK(std::abs(y(0, 3 + i)) <= T(1e-300));
+      CHECK(std::abs(d(0, 3 + i)) <= T(1e-300));
+    }
+    CHECK(std::isnan(y(0, 6)));
+    CHECK(std::isnan(d(0, 6)));
+    x.fill(T(0.5)), one(0, 2) = quiet_nan<T>();
+    f.backward(moe::cpu{1}, x.mat(), one.mat(), d.mat());
+    for (int i = 0; i < 7; ++i) CHECK(std::isnan(d(0, i)) == (i == 2));
+  }
+  array<T> x({-1, 0, -0.0f, 2, -3}, 1, 5), g(1, 5), d(1, 5);
+  g.fill(7), g(0, 4) = quiet_nan<T>();
+  moe::relu_backward(moe::cpu{1}, x.mat(), g.mat(), d.mat());
+  CHECK((d(0, 0) == 0 && d(0, 1) == 0 && d(0, 2) == 0 && d(0, 3) == 7 && std::isnan(d(0, 4))));
+}
+
+TEST_CASE("swiglu: reference values") {
+  array<double> gate({0.5, -1, 2}, 1, 3), up({1, 2, -0.5}, 1, 3), h(1, 3);
+  moe::swiglu(moe::cpu{1}, gate.mat(), up.mat(), h.mat());
+  double const expected[] = {0.311229666, -0.537882843, -0.880797078};
+  for (int i = 0; i < 3; ++i) CHECK(std::abs(h(0, i) - expected[i]) < 1e-9);
+}
+
+TEST_CASE("swiglu: gradients") {
+  array<double> both(5, 26, 29, 1), h(5, 13), d_h(5, 13), d_both(5, 26, 30);
+  both.normal(1, 2), d_h.normal(2);
+  auto const half = [](array<double>& a, int i) { return moe::columns_of(a.mat(), 13 * i, 13 * (i + 1)); };
+  auto const loss = [&] {
+    moe::swiglu(moe::cpu{1}, half(both, 0), half(both, 1), h.mat());
+    double l = 0;
+    for (index_t i = 0; i < h.size(); ++i) l += h.data()[i] * d_h.data()[i];
+    return l;
+  };
+  moe::swiglu_backward(moe::cpu{1}, half(both, 0), half(both, 1), d_h.mat(), half(d_both, 0), half(d_both, 1));
+  for (index_t i = 0; i < 5; ++i) {
+    check_gradient("gate", loss, &both(i, 0), 13, std::vector<double>(&d_both(i, 0), &d_both(i, 13)));
+    check_gradient("up", loss, &both(i, 13), 13, std::vector<double>(&d_both(i, 13), &d_both(i, 13) + 13));
+  }
+}
+
+TEST_CASE_TEMPLATE("swiglu: is silu times up; the same bits for any number of threads, strided, and in place", T, float, double, bf16) {
+  index_t const rows = 200, f = 37;
+  array<T> gate(rows, f), up(rows, f), d_h(rows, f), h(rows, f), d_gate(rows, f), d_up(rows, f);
+  gate.normal(1), up.normal(2), d_h.normal(3);
+  moe::swiglu(moe::cpu{1}, gate.mat(), up.mat(), h.mat());
+  moe::swiglu_backward(moe::cpu{1}, gate.mat(), up.mat(), d_h.mat(), d_gate.mat(), d_up.mat());
+  for (index_t i = 0; i < h.size(); ++i) {
+    double const expected = static_cast<double>(exact_silu(static_cast<long double>(gate.data()[i]))) * double(up.data()[i]);
+    CHECK(std::abs(double(h.data()[i]) - expected) <= tolerance<T> * (std::abs(expected) + 0.1));
+  }
+  for (int threads : thread_counts) {
+    array<T> both(rows, 2 * f, 2 * f + threads, 1), out(rows, f, f + 1, 1), g = d_h;
+    for (index_t i = 0; i < rows; ++i)
+      for (index_t c = 0; c < f; ++c) both(i, c) = gate(i, c), both(i, f + c) = up(i, c);
+    auto const a = moe::columns_of(both.mat(), 0, f), b = moe::columns_of(both.mat(), f, 2 * f);
+    moe::swiglu(moe::cpu{threads}, a, b, out.mat());
+    CHECK(same_bits(out.values(), h.values()));
+    moe::swiglu_backward(moe::cpu{threads}, a, b, g.mat(), a, b);
+    for (index_t i = 0; i < rows; ++i)
+      for (index_t c = 0; c < f; ++c) out(i, c) = both(i, c), g(i, c) = both(i, f + c);
+    CHECK(same_bits(out.values(), d_gate.values()));
+    CHECK(same_bits(g.values(), d_up.values()));
+  }
+  array<T> g = d_h;
+  moe::swiglu_backward(moe::cpu{2}, gate.mat(), up.mat(), g.mat(), g.mat(), up.mat());
+  CHECK(same_bits(g.values(), d_gate.values()));
+  CHECK(same_bits(up.values(), d_up.values()));
+}
+
+TEST_CASE("activations: errors name the argument") {
+  moe::cpu const cpu{1};
+  array<float> a(2, 3), b(2, 4), c(3, 3);
+  for (auto const& f : functions<float>()) {
+    std::string const& name = f.name;
+    CHECK(error_of([&] { f.forward(cpu, b.mat(), a.mat()); }) == name + ": x is [2, 4], needs [2, 3]");
+    CHECK(error_of([&] { f.backward(cpu, c.mat(), a.mat(), a.mat()); }) == name + "_backward: x is [3, 3], needs [2, 3]");
+    CHECK(error_of([&] { f.backward(cpu, a.mat(), b.mat(), a.mat()); }) == name + "_backward: d_y is [2, 4], needs [2, 3]");
+  }
+  CHECK(error_of([&] { moe::swiglu(cpu, b.mat(), a.mat(), a.mat()); }) == "swiglu: gate is [2, 4], needs [2, 3]");
+  CHECK(error_of([&] { moe::swiglu(cpu, a.mat(), c.mat(), a.mat()); }) == "swiglu: up is [3, 3], needs [2, 3]");
+  auto const backward = [&](array<float>& gate, array<float>& up, array<float>& d_h, array<float>& d_up) {
+    return error_of([&] { moe::swiglu_backward(cpu, gate.mat(), up.mat(), d_h.mat(), a.mat(), d_up.mat()); });
+  };
+  CHECK(backward(b, a, a, a) == "swiglu_backward: gate is [2, 4], needs [2, 3]");
+  CHECK(backward(a, b, a, a) == "swiglu_backward: up is [2, 4], needs [2, 3]");
+  CHECK(backward(a, a, b, a) == "swiglu_backward: d_h is [2, 4], needs [2, 3]");
+  CHECK(backward(a, a, a, b) == "swiglu_backward: d_up is [2, 4], needs [2, 3]");
+}

@@ -1,0 +1,229 @@
+#include <moe/nn/cross_entropy.hpp>
+
+#include <test/support.hpp>
+
+using namespace test;
+
+namespace {
+template <class T>
+using A = moe::accumulator<T>;
+
+template <class T>
+struct problem {
+  array<T> x, w, d_x, d_w;
+  array<int> target;
+  A<T> scale = A<T>(0.25);
+  problem(index_t tokens, index_t d, index_t vocab, index_t gap = 0, index_t offset = 0)
+      : x(tokens, d, d + gap, offset), w(vocab, d, d + gap, offset), d_x(tokens, d, d + gap, offset), d_w(vocab, d, d + gap, offset), target(tokens) {
+    x.normal(1), w.normal(2), d_w.normal(3);
+    moe::random_stream const random{1, moe::random_purpose::test, 4};
+    for (index_t t = 0; t < tokens; ++t)
+      target(t) = t % 5 == 3 ? -1 - static_cast<int>(t) : static_cast<int>(random.below(static_cast<std::uint64_t>(t), static_cast<std::uint64_t>(vocab)));
+  }
+  std::size_t bytes(int threads) const { return moe::cross_entropy_scratch_bytes<T>(moe::cpu{threads}, x.rows(), x.columns(), w.rows()); }
+  double run(int threads = 2) {
+    scratch s(bytes(threads));
+    auto a = s.get();
+    return moe::cross_entropy(moe::cpu{threads}, x.mat(), w.mat(), target.vec(), scale, d_x.mat(), d_w.mat(), a);
+  }
+  double loss(int threads = 2) const {
+    scratch s(bytes(threads));
+    auto a = s.get();
+    return moe::cross_entropy_loss(moe::cpu{threads}, x.mat(), w.mat(), target.vec(), a);
+  }
+};
+
+/// The formulas in double, with all logits at once.
+struct reference {
+  double loss = 0;
+  std::vector<double> d_x, d_w;
+  template <class T>
+  explicit reference(problem<T> const& p) {
+    index_t const tokens = p.x.rows(), d = p.x.columns(), vocab = p.w.rows();
+    d_x.assign(static_cast<std::size_t>(tokens * d), 0);
+    for (T x : p.d_w.values()) d_w.push_back(double(x));
+    for (index_t t = 0; t < tokens; ++t) {
+      if (p.target(t) < 0) continue;
+      std::vector<double> l(static_cast<std::size_t>(vocab));
+      double top = -1e300, sum = 0;
+      for (index_t v = 0; v < vocab; ++v) {
+        double& logit = l[static_cast<std::size_t>(v)];
+        for (index_t c = 0; c < d; ++c) logit += double(p.x(t, c)) * double(p.w(v, c));
+        top = std::max(top, logit);
+      }
+      for (double logit : l) sum += std::exp(logit - top);
+      loss += top + std::log(sum) - l[static_cast<std::size_t>(p.target(t))];
+      for (index_t v = 0; v < vocab; ++v) {
+        double const g = double(p.scale) * (std::exp(l[static_cast<std::size_t>(v)] - top) / sum - (v == p.target(t) ? 1.0 : 0.0));
+        for (index_t c = 0; c < d; ++c) {
+          d_x[static_cast<std::size_t>(t * d + c)] += g * double(p.w(v, c));
+          d_w[static_cast<std::size_t>(v * d + c)] += g * double(p.x(t, c));
+        }
+      }
+    }
+  }
+};
+template <class T>
+double worst(std::vector<T> const& a, std::vector<double> const& b) {
+  double w = 0;
+  for (std::size_t i = 0; i < a.size(); ++i)
+    if (double const difference = std::abs(double(a[i]) - b[i]) / (1 + std::abs(b[i])); !(difference <= w)) w = difference;
+  return a.size() == b.size() ? w : quiet_nan<double>();
+}
+}  // namespace
+
+TEST_CASE_TEMPLATE("cross_entropy: agrees with the formulas for any shape, strided and unaligned", T, float, double, bf16) {
+  double const tolerance = std::is_same_v<T, double> ? 1e-12 : std::is_same_v<T, float> ? 1e-5 : 1e-2;
+  for (index_t vocab : {1, 2, 7, 8, 15, 16, 17, 65, 130})
+    for (index_t d : {1, 9, 16})
+      for (index_t tokens : {1, 6}) {
+        problem<T> p(tokens, d, vocab, d % 4, tokens % 3);
+        reference const r(p);
+        double const loss = p.run();
+        CHECK(std::abs(loss - r.loss) <= (std::is_same_v<T, double> ? 1e-12 : 1e-5) * (1 + r.loss));
+        CHECK(p.loss() == loss);
+        CHECK(worst(p.d_x.values(), r.d_x) <= tolerance);
+        CHECK(worst(p.d_w.values(), r.d_w) <= tolerance);
+      }
+}
+
+TEST_CASE_TEMPLATE("cross_entropy: one below, at and above a chunk of tokens", T, float, double, bf16) {
+  double const tolerance = std::is_same_v<T, double> ? 1e-12 : std::is_same_v<T, float> ? 1e-4 : 1e-2;
+  for (index_t tokens : {255, 256, 257, 600}) {
+    problem<T> p(tokens, 5, 19);
+    reference const r(p);
+    CHECK(std::abs(p.run() - r.loss) <= (std::is_same_v<T, double> ? 1e-12 : 1e-5) * r.loss);
+    CHECK(worst(p.d_x.values(), r.d_x) <= tolerance);
+    CHECK(worst(p.d_w.values(), r.d_w) <= tolerance);
+  }
+}
+
+TEST_CASE("cross_entropy: gradients") {
+  problem<double> p(6, 5, 11, 1, 1);
+  p.scale = 1;
+  p.d_w.fill(0);
+  p.run();
+  auto const loss = [&] { return p.loss(1); };
+  for (index_t t = 0; t < 6; ++t) {
+    std::vector<double> const d(&p.d_x(t, 0), &p.d_x(t, 0) + 5);
+    check_gradient("x", loss, &p.x(t, 0), 5, d, {.step = 1e-3, .relative = 1e-7});
+    if (p.target(t) < 0) CHECK(d == std::vector<double>(5, 0.0));
+  }
+  for (index_t v = 0; v < 11; ++v)
+    check_gradient("w", loss, &p.w(v, 0), 5, std::vector<double>(&p.d_w(v, 0), &p.d_w(v, 0) + 5), {.step = 1e-3, .relative = 1e-7});
+}
+
+TEST_CASE("cross_entropy: equal logits cost log(vocab)") {
+  for (index_t vocab : {1, 16, 50, 257}) {
+    problem<double> p(3, 4, vocab);
+    p.x.fill(0);
+    p.target = array<int>({0, static_cast<int>(vocab) - 1, -7}, 3, 1);
+    CHECK(p.run() == doctest::Approx(2 * std::log(double(vocab))).epsilon(1e-14));
+  }
+}
+
+TEST_CASE_TEMPLATE("cross_entropy: the same bits for any number of threads, any strides, and any other tokens in the call", T, float, double, bf16) {
+  index_t const tokens = 530, d = 21, vocab = 83;
+  problem<T> expected(tokens, d, vocab);
+  double const loss = expected.run(1);
+  for (int threads : thread_counts) {
+    problem<T> p(tokens, d, vocab, threads, threads % 4);
+    CHECK(p.run(threads) == loss);
+    CHECK(p.loss(threads) == loss);
+    CHECK(same_bits(p.d_x.values(), expected.d_x.values()));
+    CHECK(same_bits(p.d_w.values(), expected.d_w.values()));
+  }
+  for (index_t t : {0, 1, 255, 256, 529}) {
+    problem<T> one(1, d, vocab);
+    for (index_t c = 0; c < d; ++c) one.x(0, c) = expected.x(t, c);
+    one.target(0) = expected.target(t);
+    one.run();
+    for (index_t c = 0; c < d; ++c) CHECK(double(one.d_x(0, c)) == double(expected.d_x(t, c)));
+  }
+}
+
+TEST_CASE_TEMPLATE("cross_entropy: d_w is one chain over the tokens, wherever the chunks end", T, float, double) {
+  problem<T> whole(700, 7, 30), parts(700, 7, 30);
+  double const loss = whole.run();
+  double sum = 0;
+  scratch s;
+  for (index_t begin = 0; begin < 700; begin += 100) {
+    auto a = s.get();
+    auto const rows = [&](array<T>& m) { return moe::rows_of(m.mat(), begin, begin + 100); };
+    sum += moe::cross_entropy(moe::cpu{2}, rows(parts.x), parts.w.mat(), moe::vec(parts.target.data() + begin, 100), parts.scale, rows(parts.d_x), parts.d_w.mat(), a);
+  }
+  CHECK(sum == doctest::Approx(loss).epsilon(1e-14));
+  CHECK(same_bits(whole.d_x.values(), parts.d_x.values()));
+  CHECK(same_bits(whole.d_w.values(), parts.d_w.values()));
+}
+
+TEST_CASE_TEMPLATE("cross_entropy: without d_w, everything else is the same", T, float, bf16) {
+  problem<T> with(40, 9, 20), without(40, 9, 20);
+  double const loss = with.run();
+  scratch s;
+  auto a = s.get();
+  CHECK(moe::cross_entropy(moe::cpu{2}, without.x.mat(), without.w.mat(), without.target.vec(), without.scale, without.d_x.mat(), {}, a) == loss);
+  CHECK(same_bits(with.d_x.values(), without.d_x.values()));
+  CHECK(same_bits(without.d_w.values(), array<T>(20, 9).normal(3).values()));
+}
+
+TEST_CASE_TEMPLATE("cross_entropy: huge logits, NaN, ignored tokens", T, float, double) {
+  problem<T> p(4, 1, 20);
+  p.x = array<T>({T(1e30), T(-1e30), T(0), T(1)}, 4, 1);
+  for (index_t v = 0; v < 20; ++v) p.w(v, 0) = T(v);
+  p.target = array<int>({19, 19, -1, -5}, 4, 1);
+  p.d_w.fill(0);
+  CHECK(p.run() == doctest::Approx(19e30).epsilon(1e-6));  // token 0: certain and right, token 1: certain and wrong
+  CHECK(p.d_x(0, 0) == 0);
+  CHECK(p.d_x(1, 0) == T(-19) * p.scale);
+  CHECK((p.d_x(2, 0) == 0 && p.d_x(3, 0) == 0));
+  p.x(0, 0) = quiet_nan<T>();
+  CHECK(std::isnan(p.run()));
+  CHECK(std::isnan(p.loss()));
+  CHECK(std::isnan(p.d_x(0, 0)));
+  CHECK(p.d_x(1, 0) == T(-19) * p.scale);
+  CHECK(std::isnan(p.d_w(0, 0)));
+
+  problem<T> low(1, 1, 20);  // all logits far below 0: the padding of a row must not count
+  low.x(0, 0) = 1, low.w.fill(T(-2000)), low.target(0) = 3;
+  CHECK(low.run() == doctest::Approx(std::log(20.0)).epsilon(1e-6));
+  low.w(3, 0) = -std::numeric_limits<T>::infinity();
+  CHECK(low.loss() == std::numeric_limits<double>::infinity());
+
+  problem<T> ignored(300, 3, 9);
+  for (index_t t = 0; t < 300; ++t) ignored.target(t) = -1;
+  auto const before = ignored.d_w.values();
+  CHECK(ignored.run() == 0);
+  CHECK(ignored.d_x.values() == std::vector<T>(900, T(0)));
+  CHECK(ignored.d_w.values() == before);
+}
+
+TEST_CASE("cross_entropy: nothing happens with no tokens; errors come before any work") {
+  problem<float> none(0, 3, 9);
+  auto const d_w = none.d_w.values();
+  CHECK(none.run() == 0);
+  CHECK(none.loss() == 0);
+  CHECK(same_bits(none.d_w.values(), d_w));
+
+  problem<float> p(3, 4, 9);
+  array<float> x5(3, 5), x2(2, 4), w8(8, 4);
+  array<int> two(2);
+  scratch s;
+  auto a = s.get();
+  auto const text = [&](array<float>& x, array<float>& w, array<int>& target, array<float>& d_x, array<float>& d_wide) {
+    return error_of([&] { moe::cross_entropy(moe::cpu{1}, x.mat(), w.mat(), target.vec(), 1.0f, d_x.mat(), d_wide.mat(), a); });
+  };
+  CHECK(text(x5, p.w, p.target, p.d_x, p.d_w) == "cross_entropy: w is [9, 4], needs [9, 5]");
+  CHECK(text(p.x, p.w, two, p.d_x, p.d_w) == "cross_entropy: target has 2 elements, needs 3");
+  CHECK(text(p.x, p.w, p.target, x2, p.d_w) == "cross_entropy: d_x is [2, 4], needs [3, 4]");
+  CHECK(text(p.x, p.w, p.target, p.d_x, w8) == "cross_entropy: d_w is [8, 4], needs [9, 4]");
+  CHECK(error_of([&] { (void)moe::cross_entropy_loss(moe::cpu{1}, x5.mat(), p.w.mat(), p.target.vec(), a); }) == "cross_entropy_loss: w is [9, 4], needs [9, 5]");
+  p.target(2) = 9;
+  CHECK(text(p.x, p.w, p.target, p.d_x, p.d_w) == "cross_entropy: target[2] is 9, needs to be below 9 (negative: ignored)");
+  CHECK(std::isnan(p.d_x(0, 0)));
+  p.target(2) = 8;
+  auto const before = p.d_w.values();
+  scratch small(p.bytes(1) - 1);
+  auto b = small.get();
+  CHECK(contains(error_of([&] { moe::cross_entropy(moe::cpu{1}, p.x.mat(), p.w.mat(), p.target.vec(), 1.0f, p.d_x.mat(), p.d_w.mat(), b); }), "arena: "));
+}
