@@ -92,7 +92,8 @@ void grouped_gemm_weight_gradient(cpu const& space, tensor<T, YR, YC> const& d_y
                                   tensor<TW, E, O, I> const& d_w, arena& scratch, in<int, dyn> gather_d_y = {}, in<int, dyn> gather_x = {}) {
   using S = std::remove_const_t<T>;
   index_t const experts = d_w.template extent<0>(), m = d_w.template extent<1>(), n = d_w.template extent<2>();
-  index_t const rows = gather_d_y.template extent<0>() == 0 ? d_y.template extent<0>() : gather_d_y.template extent<0>();
+  bool const direct_d_y = gather_d_y.template extent<0>() == 0, direct_x = gather_x.template extent<0>() == 0;
+  index_t const rows = direct_d_y ? d_y.template extent<0>() : direct_x ? x.template extent<0>() : gather_d_y.template extent<0>();
   expects(d_y.template extent<1>() == m, errc::shape_mismatch, "grouped_gemm_weight_gradient: d_y has ", d_y.template extent<1>(), " columns, d_w has ", m, " rows");
   expects(x.template extent<1>() == n, errc::shape_mismatch, "grouped_gemm_weight_gradient: x has ", x.template extent<1>(), " columns, d_w has ", n);
   detail::check_offsets("grouped_gemm_weight_gradient", offsets, experts, rows);

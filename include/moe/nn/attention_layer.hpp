@@ -47,7 +47,8 @@ struct attention_layer : layer_base {
     rope_table<accumulator<T>> table;
     activations(arena& a, sequence_shape n)
         : qkv(a.mat<T>(n.tokens(), qkv_width)), o(a.mat<T>(n.tokens(), q_width)), lse(a.mat<accumulator<T>>(n.tokens(), heads)), position(a.vec<index_t>(n.tokens())),
-          table(rope_table<accumulator<T>>::template take<rotation>(a, n.length)) {
+          table(rope_table<accumulator<T>>::take(a, n.length, d_head)) {
+      fill_rope_table<rotation>(cpu{}, table);
       for (index_t t = 0; t < position.size(); ++t) position(t) = t % n.length;
     }
   };
@@ -56,7 +57,9 @@ struct attention_layer : layer_base {
     matrix_view<T> keys, values;  // [capacity, kv_width]
     rope_table<accumulator<T>> table;
     state(arena& a, index_t capacity)
-        : keys(a.mat<T>(capacity, kv_width)), values(a.mat<T>(capacity, kv_width)), table(rope_table<accumulator<T>>::template take<rotation>(a, capacity)) {}
+        : keys(a.mat<T>(capacity, kv_width)), values(a.mat<T>(capacity, kv_width)), table(rope_table<accumulator<T>>::take(a, capacity, d_head)) {
+      fill_rope_table<rotation>(cpu{}, table);
+    }
   };
 
   template <class T, class S>

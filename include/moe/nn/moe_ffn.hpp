@@ -53,7 +53,7 @@ void weight_rows(cpu const& space, in<int, dyn> slot, in<T, dyn, dyn> weight, ma
 ///
 /// Router: a policy as in routing/router.hpp; the default follows the config.
 /// Source  Shazeer et al. 2017, arXiv:1701.06538; Dai et al. 2024, DeepSeekMoE, arXiv:2401.06066; Ludziejewski et al. 2024, arXiv:2402.07871 (granularity).
-template <moe_ffn_config C, class Router = softmax_topk_router<topk_config{.k = C.k > 0 ? C.k : C.granularity, .renormalise = C.renormalise}>>
+template <moe_ffn_config C, class Router = softmax_topk_router<topk_config{.k = (C.k > 0 ? C.k : C.granularity), .renormalise = C.renormalise}>>
 struct moe_ffn : layer_base {
   static_assert(C.d_model >= 1 && C.d_ff >= 1, "moe::nn::moe_ffn: d_model and d_ff must be at least 1");
   static_assert(C.experts >= 1 && C.granularity >= 1, "moe::nn::moe_ffn: experts and granularity must be at least 1");
@@ -98,7 +98,7 @@ struct moe_ffn : layer_base {
     dispatch_plan plan;
     balance_result losses{};
     routing(arena& a, index_t tokens)
-        : logits(a.mat<T>(tokens, experts)), weight(a.mat<T>(tokens, k)), expert(a.mat<int>(tokens, k)), plan(dispatch_plan::take(a, tokens, k, experts)) {}
+        : logits(a.mat<T>(tokens, experts)), weight(a.mat<T, k>(tokens)), expert(a.mat<int, k>(tokens)), plan(dispatch_plan::take(a, tokens, k, experts)) {}
   };
   template <class T>
   struct activations {
@@ -162,7 +162,7 @@ struct moe_ffn : layer_base {
                        arena& scratch) {
     arena::scope const scope(scratch);
     index_t const tokens = n.tokens();
-    auto const d_weight = scratch.mat<T>(tokens, k);
+    auto const d_weight = scratch.mat<T, k>(tokens);
     backward_experts(space, w, g, d_y, d_x, a, d_weight, scratch);
     backward_router(space, w, g, d_x, a, d_weight, scale, scratch);
     if constexpr (has_shared) {
@@ -199,7 +199,7 @@ struct moe_ffn : layer_base {
 
   /// d_x from the experts, their weight gradients, and the gradient of the combine weights.
   template <class S, class T>
-  static void backward_experts(S const& space, T const* w, T* g, matrix_view<T const> d_y, matrix_view<T> d_x, activations<T>& a, matrix_view<T> d_weight,
+  static void backward_experts(S const& space, T const* w, T* g, matrix_view<T const> d_y, matrix_view<T> d_x, activations<T>& a, tensor<T, dyn, k> d_weight,
                                arena& scratch) {
     arena::scope const scope(scratch);
     dispatch_plan const& plan = a.routed.plan;
@@ -210,7 +210,7 @@ struct moe_ffn : layer_base {
     detail::activate<C.activation, S, T>(space, pre, h);
     for (index_t t = 0; t < d_weight.rows(); ++t)
       for (index_t j = 0; j < k; ++j) d_weight(t, j) = T(0.0f);  // a dropped choice has no row to set it
-    detail::weight_rows<T>(space, plan.slot, a.routed.weight, h, d_h, d_weight);
+    detail::weight_rows<T>(space, plan.slot, a.routed.weight, h, d_h, matrix_view<T>(d_weight));
     grouped_gemm_weight_gradient<weight_gradient_config{.accumulate = true}>(space, d_y, h, plan.offsets, parameters.template at<2>(g), scratch, plan.token);
     detail::activate_backward<C.activation, S, T>(space, pre, d_h, d_pre);
     grouped_gemm_weight_gradient<weight_gradient_config{.accumulate = true}>(space, d_pre, a.x, plan.offsets, parameters.template at<1>(g), scratch, {}, plan.token);
@@ -219,11 +219,11 @@ struct moe_ffn : layer_base {
   }
 
   template <class S, class T>
-  static void backward_router(S const& space, T const* w, T* g, matrix_view<T> d_x, activations<T>& a, matrix_view<T> d_weight, double scale, arena& scratch) {
+  static void backward_router(S const& space, T const* w, T* g, matrix_view<T> d_x, activations<T>& a, tensor<T, dyn, k> d_weight, double scale, arena& scratch) {
     arena::scope const scope(scratch);
     auto const d_logits = scratch.mat<T>(d_x.rows(), experts);
     routing<T> const& r = a.routed;
-    Router::template backward<T>(space, r.logits, r.weight, r.expert, d_weight, d_logits);
+    Router::backward(space, r.logits, r.weight, r.expert, d_weight, d_logits);
     balance_losses_backward(space, r.logits, r.plan.counts, k, C.losses, accumulator<T>(scale), d_logits, scratch);
     linear_backward<true, S, T>(space, a.x, parameters.template at<0>(w), d_logits, d_x, parameters.template at<0>(g), scratch);
   }

@@ -8,15 +8,12 @@
 namespace moe::inline MOE_ISA::nn {
 
 namespace detail {
-template <class First, class...>
-using first_of = First;
-
 /// What sequence and repeat share: N layers of types Ls, one after the other. Layer i reads the output of layer i - 1, which stays in the activations; on the way back two
 /// scratch buffers take turns.
 template <class... Ls>
 struct chain {
   static constexpr int N = sizeof...(Ls);
-  static constexpr int d_model = first_of<Ls...>::d_model;
+  static constexpr int d_model = std::tuple_element_t<0, std::tuple<Ls...>>::d_model;
   static_assert(((Ls::d_model == d_model) && ...), "moe::nn::sequence: the layers differ in d_model");
   using layers = std::tuple<Ls...>;
   template <int I>

@@ -1,0 +1,173 @@
+#include <moe/nn/attention_layer.hpp>
+#include <moe/nn/language_model.hpp>
+#include <moe/nn/moe_ffn.hpp>
+#include <moe/nn/residual.hpp>
+#include <moe/nn/sequence.hpp>
+
+#include "test/support.hpp"
+
+using namespace moe::nn;
+using moe::index_t;
+
+namespace {
+constexpr attention_config heads{.d_model = 8, .heads = 2, .kv_heads = 1};
+constexpr moe_ffn_config sparse{.d_model = 8, .d_ff = 8, .experts = 2, .granularity = 2, .losses = {.balance = 0.05, .z = 0.02}};
+using block = sequence<residual<attention_layer<heads>>, residual<moe_ffn<sparse>>>;
+template <bool Tied>
+struct ends {
+  static constexpr language_model_config config{.vocab = 11, .d_model = 8, .tied = Tied, .embedding_std = 0.7};
+};
+template <bool Tied>
+using model = language_model<ends<Tied>::config, repeat<2, block>>;
+
+template <class M, class T>
+struct run {
+  sequence_shape shape;
+  moe::cpu space;
+  std::vector<T> w = std::vector<T>(static_cast<std::size_t>(M::parameter_count)), g = w;
+  std::vector<int> token, target;
+  moe::buffer memory, scratch_memory;
+  moe::arena kept;
+  typename M::template activations<T> a;
+
+  static std::size_t bytes(sequence_shape n) {
+    moe::arena measure;
+    typename M::template activations<T>(measure, n);
+    return measure.peak();
+  }
+  explicit run(sequence_shape n, int threads = 2)
+      : shape(n), space{.threads = threads}, memory(bytes(n)), scratch_memory(M::template scratch_bytes<T>(space, n)), kept(memory), a(kept, n) {
+    initialise<M>(w.data(), 4);
+    moe::random_stream const random{8, moe::random_purpose::test, 0};
+    for (index_t t = 0; t < n.tokens(); ++t) {
+      token.push_back(static_cast<int>(random.below(static_cast<std::uint64_t>(2 * t), M::vocab)));
+      target.push_back(t % 5 == 3 ? -1 : static_cast<int>(random.below(static_cast<std::uint64_t>(2 * t + 1), M::vocab)));
+    }
+  }
+  auto tokens() const { return moe::vec(token.data(), static_cast<index_t>(token.size())); }
+  auto targets() const { return moe::vec(target.data(), static_cast<index_t>(target.size())); }
+  moe::arena scratch() {
+    std::memset(scratch_memory.data(), 0xff, scratch_memory.bytes());
+    return moe::arena(scratch_memory);
+  }
+  double total(typename M::losses const& l) const { return l.cross_entropy_sum / static_cast<double>(l.targets) + l.balance + l.z; }
+  double loss() {
+    moe::arena s = scratch();
+    return total(M::loss(space, static_cast<T const*>(w.data()), tokens(), targets(), shape, a, s));
+  }
+  double gradient() {
+    moe::arena s = scratch();
+    std::fill(g.begin(), g.end(), T(0));
+    return total(M::loss_and_gradient(space, static_cast<T const*>(w.data()), g.data(), tokens(), targets(), shape, a, s));
+  }
+  std::vector<int> choices() {
+    std::vector<int> all;
+    M::for_each_router(a, [&](auto const& r) {
+      for (index_t t = 0; t < r.expert.template extent<0>(); ++t)
+        for (index_t j = 0; j < r.expert.template extent<1>(); ++j) all.push_back(r.expert(t, j));
+    });
+    return all;
+  }
+};
+
+template <class M>
+void check_gradients() {
+  run<M, double> r({2, 6});
+  double const with_backward = r.gradient();
+  CHECK(with_backward == r.loss());
+  auto const chosen = r.choices();
+  auto const g = r.g;
+  bool same = true;
+  auto const loss = [&] {
+    double const l = r.loss();
+    same = same && r.choices() == chosen;
+    return l;
+  };
+  for (auto const& p : parameters_of<M>()) {
+    std::vector<double> const part(g.begin() + p.offset, g.begin() + p.offset + p.elements());
+    test::check_gradient(p.name.c_str(), loss, r.w.data() + p.offset, p.elements(), part);
+  }
+  test::check_direction("all parameters", loss, r.w.data(), static_cast<index_t>(r.w.size()), g, 1, 1e-5);
+  CHECK_MESSAGE(same, "a step changed the choice of experts: take another seed");
+}
+}  // namespace
+
+TEST_CASE("language_model: gradients of a whole 2-layer model") { check_gradients<model<false>>(); }
+TEST_CASE("language_model: gradients with tied embeddings") { check_gradients<model<true>>(); }
+
+TEST_CASE("language_model: loss and gradients have the same bits for any number of threads") {
+  run<model<false>, float> one({3, 21}, 1);
+  double const l = one.gradient();
+  for (int threads : test::thread_counts) {
+    run<model<false>, float> many({3, 21}, threads);
+    CHECK(many.gradient() == l);
+    CHECK(test::same_bits(one.g, many.g));
+  }
+}
+
+TEST_CASE("language_model: cached decoding gives the logits of the full forward at every position, for any split of the prompt") {
+  using M = model<false>;
+  index_t const length = 40;
+  run<M, float> r({1, length});
+  test::array<float> full(length, M::vocab);
+  {
+    moe::arena s = r.scratch();
+    M::logits_of_batch(r.space, static_cast<float const*>(r.w.data()), r.tokens(), r.shape, r.a, full.mat(), s);
+  }
+  moe::random_stream const random{77, moe::random_purpose::test, 0};
+  std::uint64_t draw = 0;
+  for (int attempt = 0; attempt < 6; ++attempt) {
+    moe::arena measure;
+    M::state<float>(measure, length);
+    moe::buffer memory(measure.peak()), scratch_memory(M::logits_scratch_bytes<float>(r.space, length, length));
+    moe::arena kept(memory), scratch(scratch_memory);
+    M::state<float> state(kept, length);
+    test::array<float> piecewise(length, M::vocab);
+    while (state.position < length) {
+      index_t const first = state.position, rows = attempt == 0 ? 1 : std::min<index_t>(length - first, 1 + static_cast<index_t>(random.below(draw++, 20)));
+      M::logits(r.space, static_cast<float const*>(r.w.data()), moe::vec(r.token.data() + first, rows), state, moe::rows_of(piecewise.mat(), first, first + rows), scratch);
+    }
+    CHECK(test::same_bits(full.values(), piecewise.values()));
+    std::string const text = test::error_of([&] {
+      M::logits(r.space, static_cast<float const*>(r.w.data()), moe::vec(r.token.data(), 1), state, moe::rows_of(piecewise.mat(), 0, 1), scratch);
+    });
+    CHECK(test::contains(text, "capacity of 40"));
+  }
+}
+
+TEST_CASE("language_model: gradients add up and scale") {
+  using M = model<false>;
+  run<M, double> r({2, 6});
+  r.gradient();
+  auto const once = r.g;
+  moe::arena s = r.scratch();
+  M::loss_and_gradient(r.space, static_cast<double const*>(r.w.data()), r.g.data(), r.tokens(), r.targets(), r.shape, r.a, s, 0.5);
+  for (std::size_t i = 0; i < once.size(); ++i) CHECK(std::abs(r.g[i] - 1.5 * once[i]) <= 1e-12 * (1 + std::abs(once[i])));
+}
+
+TEST_CASE("language_model: counts of parameters, active parameters and FLOPs") {
+  using M = model<false>;
+  index_t const attention = 8 * (8 + 2 * 4) + 8 * 8, router = 4 * 8, expert = 3 * 8 * 4;
+  CHECK(M::parameters() == 2 * 11 * 8 + 8 + 2 * (8 + attention + 8 + router + 4 * expert));
+  CHECK(M::active_parameters() == 8 + 8 + 11 * 8 + 2 * (8 + attention + 8 + router + 2 * expert));
+  double const per_layer = 2.0 * attention + 4.0 * 8 * 0.5 * 7 + 2.0 * (router + 2 * expert);
+  CHECK(M::flops_per_token(6) == 3.0 * (2 * per_layer + 2.0 * 11 * 8));
+}
+
+TEST_CASE("language_model: wrong shapes and tokens are errors that say what was wrong") {
+  using M = model<false>;
+  run<M, float> r({2, 6});
+  auto const message = [&](auto tokens, auto targets) {
+    return test::error_of([&] {
+      moe::arena s = r.scratch();
+      M::loss(r.space, static_cast<float const*>(r.w.data()), tokens, targets, r.shape, r.a, s);
+    });
+  };
+  CHECK(test::contains(message(moe::vec<int const>(r.token.data(), 11), r.targets()), "11 tokens, the shape needs 12"));
+  CHECK(test::contains(message(r.tokens(), moe::vec<int const>(r.target.data(), 10)), "10 targets, the shape needs 12"));
+  r.token[5] = 11;
+  CHECK(message(r.tokens(), r.targets()) != "");
+  r.token[5] = 3;
+  r.target[4] = 11;
+  CHECK(message(r.tokens(), r.targets()) != "");
+}

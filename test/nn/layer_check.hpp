@@ -1,0 +1,128 @@
+#pragma once
+// What every layer must satisfy: gradients, bits across threads, decoding equal to the forward pass.
+#include <moe/nn/layer.hpp>
+
+#include "test/support.hpp"
+
+namespace test {
+
+/// A layer with memory for one batch shape. The loss is sum(c * y) plus the layer's own losses.
+template <class L, class T>
+struct layer_run {
+  using activations = typename L::template activations<T>;
+  moe::nn::sequence_shape shape;
+  moe::cpu space;
+  std::vector<T> w = std::vector<T>(static_cast<std::size_t>(L::parameter_count)), g = w;
+  array<T> x, y, c, d_x;
+  moe::buffer memory, scratch_memory;
+  moe::arena kept;
+  activations a;
+
+  static std::size_t activation_bytes(moe::nn::sequence_shape n) {
+    moe::arena measure;
+    activations(measure, n);
+    return measure.peak();
+  }
+  explicit layer_run(moe::nn::sequence_shape n, std::uint64_t seed = 1, int threads = 2)
+      : shape(n), space{.threads = threads}, x(n.tokens(), L::d_model), y(n.tokens(), L::d_model), c(n.tokens(), L::d_model), d_x(n.tokens(), L::d_model),
+        memory(activation_bytes(n)), scratch_memory(L::template scratch_bytes<T>(space, n)), kept(memory), a(kept, n) {
+    moe::nn::initialise<L>(w.data(), seed);
+    x.normal(seed + 1);
+    c.normal(seed + 2);
+  }
+  moe::arena scratch() {
+    std::memset(scratch_memory.data(), 0xff, scratch_memory.bytes());
+    return moe::arena(scratch_memory);
+  }
+  double forward() {
+    moe::arena s = scratch();
+    y.poison();
+    L::forward(space, static_cast<T const*>(w.data()), moe::matrix_view<T const>(x.mat()), y.mat(), shape, a, s);
+    double loss = 0;
+    for (index_t t = 0; t < x.rows(); ++t)
+      for (index_t i = 0; i < L::d_model; ++i) loss += static_cast<double>(y(t, i)) * static_cast<double>(c(t, i));
+    L::for_each_router(a, [&](auto const& r) { loss += r.losses.balance + r.losses.z; });
+    return loss;
+  }
+  void backward() {
+    moe::arena s = scratch();
+    std::fill(g.begin(), g.end(), T(0.0f));
+    d_x.poison();
+    L::backward(space, static_cast<T const*>(w.data()), g.data(), moe::matrix_view<T const>(c.mat()), d_x.mat(), shape, a, 1.0, s);
+  }
+  std::vector<int> choices() {
+    std::vector<int> all;
+    L::for_each_router(a, [&](auto const& r) {
+      for (index_t t = 0; t < r.expert.template extent<0>(); ++t)
+        for (index_t j = 0; j < r.expert.template extent<1>(); ++j) all.push_back(r.expert(t, j));
+    });
+    return all;
+  }
+};
+
+/// Central differences of every parameter and of the input, in double; the choice of experts must not change under the steps.
+template <class L>
+void check_layer_gradients(moe::nn::sequence_shape n, std::uint64_t seed = 1, gradient_tolerance tolerance = {}) {
+  layer_run<L, double> run(n, seed);
+  run.forward();
+  run.backward();
+  auto const chosen = run.choices();
+  auto const g = run.g;
+  std::vector<double> const d_x = run.d_x.values();
+  bool same_choice = true;
+  auto const loss = [&] {
+    double const l = run.forward();
+    same_choice = same_choice && run.choices() == chosen;
+    return l;
+  };
+  for (auto const& p : moe::nn::parameters_of<L>()) {
+    std::vector<double> const part(g.begin() + p.offset, g.begin() + p.offset + p.elements());
+    check_gradient(p.name.c_str(), loss, run.w.data() + p.offset, p.elements(), part, tolerance);
+  }
+  check_gradient("x", loss, run.x.data(), run.x.size(), d_x, tolerance);
+  CHECK_MESSAGE(same_choice, "a step changed the choice of experts: take another seed");
+}
+
+/// Forward and backward: the same bits for any number of threads.
+template <class L, class T>
+void check_layer_threads(moe::nn::sequence_shape n) {
+  layer_run<L, T> one(n, 3, 1);
+  one.forward();
+  one.backward();
+  for (int threads : thread_counts) {
+    layer_run<L, T> many(n, 3, threads);
+    many.forward();
+    many.backward();
+    CHECK(same_bits(one.y.values(), many.y.values()));
+    CHECK(same_bits(one.d_x.values(), many.d_x.values()));
+    CHECK(same_bits(one.g, many.g));
+  }
+}
+
+/// A sequence fed to `extend` in pieces gives the bits of the forward pass, whatever the pieces.
+template <class L, class T>
+void check_layer_extend(index_t length) {
+  layer_run<L, T> whole({3, length}, 5);
+  whole.forward();
+  moe::random_stream const random{9, moe::random_purpose::test, 7};
+  std::uint64_t draw = 0;
+  for (index_t sequence = 0; sequence < 3; ++sequence) {
+    moe::arena measure;
+    typename L::template state<T>(measure, length);
+    moe::buffer memory(measure.peak()), scratch_memory(L::template extend_scratch_bytes<T>(whole.space, length, length));
+    moe::arena kept(memory), scratch(scratch_memory);
+    typename L::template state<T> state(kept, length);
+    array<T> y(length, L::d_model);
+    for (index_t done = 0; done < length;) {
+      index_t const rows = sequence == 0 ? 1 : std::min<index_t>(length - done, 1 + static_cast<index_t>(random.below(draw++, 9)));
+      L::extend(whole.space, static_cast<T const*>(whole.w.data()), moe::matrix_view<T const>(moe::rows_of(whole.x.mat(), sequence * length + done, sequence * length + done + rows)),
+                moe::rows_of(y.mat(), done, done + rows), done, state, scratch);
+      done += rows;
+    }
+    bool same = true;
+    for (index_t t = 0; t < length; ++t) same = same && std::memcmp(&y(t, 0), &whole.y(sequence * length + t, 0), sizeof(T) * static_cast<std::size_t>(L::d_model)) == 0;
+    CHECK(same);
+  }
+}
+
+}  // namespace test

@@ -1,0 +1,110 @@
+#include <moe/nn/moe_ffn.hpp>
+#include <moe/nn/residual.hpp>
+
+#include "test/nn/layer_check.hpp"
+
+using namespace moe::nn;
+
+namespace {
+template <moe_ffn_config C>
+using layer = moe_ffn<C>;
+constexpr moe_ffn_config plain{.d_model = 6, .d_ff = 8, .experts = 3, .granularity = 2};
+constexpr moe_ffn_config unnormalised{.d_model = 6, .d_ff = 8, .experts = 3, .granularity = 2, .renormalise = false};
+constexpr moe_ffn_config switch_like{.d_model = 5, .d_ff = 7, .experts = 4, .renormalise = false, .activation = activation_kind::relu};
+constexpr moe_ffn_config with_gelu{.d_model = 6, .d_ff = 6, .experts = 2, .granularity = 3, .activation = activation_kind::gelu};
+constexpr moe_ffn_config with_shared{.d_model = 6, .d_ff = 8, .experts = 3, .granularity = 2, .shared_experts = 2};
+constexpr moe_ffn_config with_capacity{.d_model = 6, .d_ff = 8, .experts = 3, .granularity = 2, .capacity_factor = 0.5};
+constexpr moe_ffn_config many_losses{.d_model = 6, .d_ff = 8, .experts = 3, .granularity = 2, .losses = {.balance = 0.5, .z = 0.25}};
+constexpr moe_ffn_config larger{.d_model = 48, .d_ff = 64, .experts = 4, .granularity = 4, .shared_experts = 1};
+}  // namespace
+
+TEST_CASE("moe_ffn: gradients of weights, input and combine weights, with both losses") {
+  test::check_layer_gradients<layer<plain>>({2, 5});
+  test::check_layer_gradients<layer<unnormalised>>({2, 5});
+  test::check_layer_gradients<layer<with_gelu>>({1, 7});
+  test::check_layer_gradients<layer<with_shared>>({2, 4});
+  test::check_layer_gradients<layer<many_losses>>({2, 5});
+}
+
+TEST_CASE("moe_ffn: gradients with top-1, relu, and with dropped choices") {
+  test::check_layer_gradients<layer<switch_like>>({2, 5});
+  test::layer_run<layer<with_capacity>, double> run({2, 8}, 1);
+  run.forward();
+  CHECK(run.a.routed.plan.dropped() > 0);
+  test::check_layer_gradients<layer<with_capacity>>({2, 8});
+}
+
+TEST_CASE("moe_ffn: one token, and none") {
+  test::check_layer_gradients<layer<plain>>({1, 1});
+  test::layer_run<layer<plain>, double> none({0, 4});
+  CHECK(none.forward() == 0.0);
+  none.backward();
+  for (double g : none.g) CHECK(g == 0.0);
+}
+
+TEST_CASE("moe_ffn: equals the sum over its experts computed one by one") {
+  test::layer_run<layer<plain>, double> run({1, 6});
+  run.forward();
+  using L = layer<plain>;
+  double const *router = run.w.data(), *in = run.w.data() + L::parameters.offset<1>(), *out = run.w.data() + L::parameters.offset<2>();
+  for (moe::index_t t = 0; t < 6; ++t) {
+    std::vector<double> logits(6);
+    for (int e = 0; e < 6; ++e)
+      for (int i = 0; i < 6; ++i) logits[static_cast<std::size_t>(e)] += router[e * 6 + i] * run.x(t, i);
+    int first = 0, second = -1;
+    for (int e = 1; e < 6; ++e)
+      if (logits[static_cast<std::size_t>(e)] > logits[static_cast<std::size_t>(first)]) first = e;
+    for (int e = 0; e < 6; ++e)
+      if (e != first && (second < 0 || logits[static_cast<std::size_t>(e)] > logits[static_cast<std::size_t>(second)])) second = e;
+    double const p = 1 / (1 + std::exp(logits[static_cast<std::size_t>(second)] - logits[static_cast<std::size_t>(first)]));
+    std::vector<double> y(6);
+    for (int choice = 0; choice < 2; ++choice) {
+      int const e = choice == 0 ? first : second;
+      double h[4];
+      for (int f = 0; f < 4; ++f) {
+        double gate = 0, up = 0;
+        for (int i = 0; i < 6; ++i) gate += in[(e * 8 + f) * 6 + i] * run.x(t, i), up += in[(e * 8 + 4 + f) * 6 + i] * run.x(t, i);
+        h[f] = gate / (1 + std::exp(-gate)) * up;
+      }
+      for (int i = 0; i < 6; ++i)
+        for (int f = 0; f < 4; ++f) y[static_cast<std::size_t>(i)] += (choice == 0 ? p : 1 - p) * out[(e * 6 + i) * 4 + f] * h[f];
+    }
+    for (int i = 0; i < 6; ++i) CHECK(std::abs(y[static_cast<std::size_t>(i)] - run.y(t, i)) <= 1e-13);
+  }
+}
+
+TEST_CASE("moe_ffn: the same bits for any number of threads") {
+  test::check_layer_threads<layer<larger>, float>({2, 37});
+  test::check_layer_threads<layer<with_capacity>, float>({2, 37});
+}
+
+TEST_CASE("moe_ffn: decoding gives the bits of the forward pass") {
+  test::check_layer_extend<layer<larger>, float>(29);
+  test::check_layer_extend<layer<plain>, double>(29);
+}
+
+TEST_CASE("moe_ffn: activation memory does not grow with granularity, but for the metadata") {
+  constexpr moe_ffn_config coarse{.d_model = 64, .d_ff = 128, .experts = 4, .granularity = 1, .renormalise = false};
+  constexpr moe_ffn_config fine{.d_model = 64, .d_ff = 128, .experts = 4, .granularity = 16};
+  sequence_shape const n{4, 64};
+  auto const kept = [&]<moe_ffn_config C>() {
+    moe::arena metadata;
+    typename layer<C>::template routing<float>(metadata, n.tokens());
+    return test::layer_run<layer<C>, float>::activation_bytes(n) - metadata.peak();
+  };
+  CHECK(kept.operator()<coarse>() == kept.operator()<fine>());
+  CHECK(kept.operator()<fine>() > 0);
+}
+
+TEST_CASE("moe_ffn: a NaN in one token reaches its own output and no other") {
+  test::layer_run<layer<plain>, float> run({1, 6});
+  run.forward();
+  auto const before = run.y.values();
+  run.x(2, 3) = test::quiet_nan<float>();
+  run.forward();
+  for (moe::index_t t = 0; t < 6; ++t)
+    for (moe::index_t i = 0; i < 6; ++i) {
+      if (t == 2) CHECK(std::isnan(run.y(t, i)));
+      else CHECK(run.y(t, i) == before[static_cast<std::size_t>(t * 6 + i)]);
+    }
+}
