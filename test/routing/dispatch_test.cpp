@@ -147,13 +147,15 @@ TEST_CASE_TEMPLATE("dispatch and combine: exact on small integers", T, float, do
             REQUIRE(double(y(t, c)) == weighted[std::size_t(c)]);
           }
         }
-        auto const expected = d_ys.values();
+        auto const expected = d_ys.values(), expected_weight = d_weight.values();
+        d_weight.poison();
         for (index_t r = rows; r < rows + spare; ++r)
           for (index_t c = 0; c < d; ++c) REQUIRE(std::isnan(double(d_ys(r, c))));
         test::array<T> in_place = xs;  // d_ys may be ys
         moe::combine_backward(space, x.mat(), in_place.mat(), weight.mat(), p.plan, in_place.mat(), d_weight.mat());
         for (index_t r = 0; r < rows; ++r)
           for (index_t c = 0; c < d; ++c) REQUIRE(in_place(r, c) == expected[std::size_t(r * d + c)]);
+        CHECK(d_weight.values() == expected_weight);
       }
 }
 
