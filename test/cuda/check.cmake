@@ -1,4 +1,5 @@
-# cmake -DNVCC=... -DHOST=... -DSOURCE=... -DOBJECT=... "-DFLAGS=a|b" -P check.cmake: compiles SOURCE to OBJECT; warnings, spills and serialised wgmma are errors.
+# cmake -DNVCC=... -DHOST=... -DSOURCE=... -DOBJECT=... "-DFLAGS=a|b" -P check.cmake
+# Compiles SOURCE to OBJECT; warnings, spills and serialised wgmma are errors.
 string(REPLACE "|" ";" FLAGS "${FLAGS}")
 set(host)
 if(HOST)

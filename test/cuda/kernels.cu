@@ -8,7 +8,8 @@ namespace {
 using namespace moe;
 
 template <class T>
-void all(cuda const& space, tensor<T, dyn, dyn> x, tensor<T, dyn, dyn, dyn> w, tensor<index_t, dyn> offsets, tensor<int, dyn, 2> expert, tensor<T, dyn, 2> weight, arena& scratch) {
+void all(cuda const& space, tensor<T, dyn, dyn> x, tensor<T, dyn, dyn, dyn> w, tensor<index_t, dyn> offsets, tensor<int, dyn, 2> expert,
+         tensor<T, dyn, 2> weight, arena& scratch) {
   grouped_gemm(space, x, offsets, w, x, scratch);
   grouped_gemm<grouped_gemm_config{.transpose_w = false, .accumulate = true}>(space, x, offsets, w, x, scratch);
   topk(space, x, weight, expert);

@@ -2,10 +2,10 @@
 
 #include <sys/mman.h>
 
+#include <cuda_runtime.h>
 #include <algorithm>
 #include <boost/context/fiber.hpp>
 #include <boost/context/preallocated.hpp>
-#include <cuda_runtime.h>
 #include <map>
 #include <memory>
 #include <random>
@@ -28,7 +28,7 @@ namespace {
 constexpr std::size_t stack_bytes = 256 * 1024, page_bytes = 4096;
 constexpr std::size_t most_shared = 232448, most_without_attribute = 48 * 1024;  // of a Hopper block
 constexpr std::size_t front_margin = 1024, back_margin = 4096, near_margin = 64;
-constexpr unsigned char margin_byte = 0xa5, poison_byte = 0xff;                  // 0xff: NaN in every floating-point type, -1 in integers
+constexpr unsigned char margin_byte = 0xa5, poison_byte = 0xff;  // 0xff: NaN in every floating-point type, -1 in integers
 
 struct unwind {};  // thrown through suspended threads after a failure, so that their destructors run
 
@@ -70,7 +70,7 @@ struct cuda_thread {
 
   bool same_wait(cuda_thread const& o) const {
     return now == o.now && (now != state::waiting || (waits_for == o.waits_for && waits_with == o.waits_with && where.line == o.where.line &&
-                                                       std::string(where.file) == o.where.file));
+                                                      std::string(where.file) == o.where.file));
   }
 };
 
@@ -124,7 +124,8 @@ class machine {
   }
 
   [[noreturn]] void fail(place where, std::string const& what) const {
-    throw failure(what + ", thread " + std::to_string(current_ == nullptr ? -1 : current_->number) + " of block " + text(blockIdx) + " at " + text(where));
+    throw failure(what + ", thread " + std::to_string(current_ == nullptr ? -1 : current_->number) + " of block " + text(blockIdx) + " at " +
+                  text(where));
   }
 
   void barrier(place where) {
@@ -146,8 +147,8 @@ class machine {
     auto slot = std::find_if(slots.begin(), slots.end(), [&](warp_slot const& s) { return (s.mask & mine.mask) != 0; });
     if (slot == slots.end()) slot = slots.insert(slot, warp_slot{mine.name, mine.mask, 0, where, {}, {}});
     if (slot->mask != mine.mask || std::string(slot->name) != mine.name)
-      fail(where, std::string(mine.name) + " with mask " + hex(mine.mask) + " while other lanes await " + slot->name + " with mask " + hex(slot->mask) + " at " +
-                      text(slot->where));
+      fail(where, std::string(mine.name) + " with mask " + hex(mine.mask) + " while other lanes await " + slot->name + " with mask " +
+                      hex(slot->mask) + " at " + text(slot->where));
     slot->arrived |= bit;
     slot->input[lane] = mine.input;
     slot->argument[lane] = mine.argument;
@@ -164,7 +165,9 @@ class machine {
   }
 
   std::byte* area(std::size_t bytes, std::size_t alignment, place where) const {
-    if (bytes > shared_bytes_) fail(where, "a layout of " + std::to_string(bytes) + " bytes where the launch gave " + std::to_string(shared_bytes_) + " bytes of shared memory");
+    if (bytes > shared_bytes_)
+      fail(where,
+           "a layout of " + std::to_string(bytes) + " bytes where the launch gave " + std::to_string(shared_bytes_) + " bytes of shared memory");
     if (alignment > 1024) fail(where, "shared memory aligned to more than 1024 bytes");
     return shared_;
   }
@@ -172,7 +175,8 @@ class machine {
   void copy(void* to, void const* from, int bytes, place where) {
     auto const* const p = static_cast<std::byte*>(to);
     if (p < shared_ || p + 16 > shared_ + shared_bytes_) fail(where, "cp.async to an address outside the block's shared memory");
-    if (reinterpret_cast<std::uintptr_t>(to) % 16 != 0 || reinterpret_cast<std::uintptr_t>(from) % 16 != 0) fail(where, "cp.async of an address that is no multiple of 16");
+    if (reinterpret_cast<std::uintptr_t>(to) % 16 != 0 || reinterpret_cast<std::uintptr_t>(from) % 16 != 0)
+      fail(where, "cp.async of an address that is no multiple of 16");
     if (bytes < 0 || bytes > 16) fail(where, "cp.async of " + std::to_string(bytes) + " bytes");
     if (current_->copies.empty()) current_->copies.emplace_back();
     current_->copies.back().push_back({to, from, bytes, false, where});
@@ -338,10 +342,14 @@ class machine {
         int const next = last > 0 ? last_up_to(last - 1) : -1;
         return next >= 0 ? next : last_up_to(count_ - 1);
       }
-      case order::greedy_low: return first_from(0);
-      case order::greedy_high: return last_up_to(count_ - 1);
-      case order::priorities: return pick_priority();
-      case order::random: break;
+      case order::greedy_low:
+        return first_from(0);
+      case order::greedy_high:
+        return last_up_to(count_ - 1);
+      case order::priorities:
+        return pick_priority();
+      case order::random:
+        break;
     }
     int const next = first_from(static_cast<int>(random_() % static_cast<std::uint64_t>(count_)));
     return next >= 0 ? next : first_from(0);
@@ -371,13 +379,15 @@ class machine {
     for (auto const& group : t.copies)
       for (pending_copy const& c : group) fail(c.where, "the kernel ends with a cp.async in flight");
     for (warp_slot const& s : warps_[static_cast<std::size_t>(t.number / 32)])
-      if ((s.mask >> (t.number % 32) & 1) != 0) fail(s.where, std::string(s.name) + " awaits lane " + std::to_string(t.number % 32) + ", which has left the kernel");
+      if ((s.mask >> (t.number % 32) & 1) != 0)
+        fail(s.where, std::string(s.name) + " awaits lane " + std::to_string(t.number % 32) + ", which has left the kernel");
     --alive_;
     if (alive_ > 0 && at_barrier_ == alive_) release_barrier();
   }
 
   void check_mask(warp_operation const& mine, int lane, int first, place where) const {
-    if ((mine.mask >> lane & 1) == 0) fail(where, std::string(mine.name) + " from lane " + std::to_string(lane) + ", which is not in its mask " + hex(mine.mask));
+    if ((mine.mask >> lane & 1) == 0)
+      fail(where, std::string(mine.name) + " from lane " + std::to_string(lane) + ", which is not in its mask " + hex(mine.mask));
     for (int l = 0; l < 32; ++l) {
       if ((mine.mask >> l & 1) == 0) continue;
       if (first + l >= count_) fail(where, std::string(mine.name) + " names lane " + std::to_string(l) + ", which the block does not have");
@@ -407,8 +417,10 @@ class machine {
   void check_margins(std::size_t reach, int thread) const {
     auto const* const p = reinterpret_cast<unsigned char const*>(shared_);
     auto const report = [&](std::string const& byte) {
-      throw failure("a store to shared memory " + byte + " the " + std::to_string(shared_bytes_) + " bytes of the launch, in block " + text(blockIdx) +
-                    (thread < 0 ? std::string() : " by thread " + std::to_string(thread) + " before it came to " + text(threads_[static_cast<std::size_t>(thread)]->where)));
+      throw failure(
+          "a store to shared memory " + byte + " the " + std::to_string(shared_bytes_) + " bytes of the launch, in block " + text(blockIdx) +
+          (thread < 0 ? std::string()
+                      : " by thread " + std::to_string(thread) + " before it came to " + text(threads_[static_cast<std::size_t>(thread)]->where)));
     };
     for (std::size_t i = 0; i < reach; ++i)
       if (p[shared_bytes_ + i] != margin_byte) report(std::to_string(i + 1) + " bytes behind the end of");
@@ -461,7 +473,9 @@ cudaError_t remember(cudaError_t e) {
 }  // namespace
 
 void use(schedule const& s) { the_machine().plan = s; }
-void run_grid(size3 grid, size3 block, std::size_t shared_bytes, std::function<void()> const& thread) { the_machine().run(grid, block, shared_bytes, thread); }
+void run_grid(size3 grid, size3 block, std::size_t shared_bytes, std::function<void()> const& thread) {
+  the_machine().run(grid, block, shared_bytes, thread);
+}
 void fail_at(place where, std::string const& what) { the_machine().fail(where, what); }
 void block_barrier(place where) { the_machine().barrier(where); }
 std::uint64_t warp_collective(warp_operation const& mine, place where) { return the_machine().collective(mine, where); }
@@ -478,7 +492,8 @@ cudaError_t set_shared_limit(void const* kernel, cudaFuncAttribute, int bytes) {
 
 cudaError_t check_launch(cudaLaunchConfig_t const& c, void const* kernel) {
   auto const product = [](dim3 d) { return std::uint64_t{d.x} * d.y * d.z; };
-  if (product(c.gridDim) == 0 || c.gridDim.x > 0x7fffffffu || c.gridDim.y > 65535 || c.gridDim.z > 65535) return remember(cudaErrorInvalidConfiguration);
+  if (product(c.gridDim) == 0 || c.gridDim.x > 0x7fffffffu || c.gridDim.y > 65535 || c.gridDim.z > 65535)
+    return remember(cudaErrorInvalidConfiguration);
   if (product(c.blockDim) == 0 || product(c.blockDim) > 1024 || c.blockDim.z > 64) return remember(cudaErrorInvalidConfiguration);
   auto const limit = the_machine().shared_limit.find(kernel);
   std::size_t const allowed = std::max(most_without_attribute, limit == the_machine().shared_limit.end() ? 0 : limit->second);
@@ -491,12 +506,18 @@ cudaError_t check_launch(cudaLaunchConfig_t const& c, void const* kernel) {
 cudaError_t cudaGetLastError() { return std::exchange(simt::last_error, cudaSuccess); }
 char const* cudaGetErrorString(cudaError_t e) {
   switch (e) {
-    case cudaSuccess: return "no error";
-    case cudaErrorInvalidValue: return "invalid argument";
-    case cudaErrorMemoryAllocation: return "out of memory";
-    case cudaErrorInvalidConfiguration: return "invalid configuration argument";
-    case cudaErrorInsufficientDriver: return "CUDA driver version is insufficient for CUDA runtime version";
-    case cudaErrorNoDevice: return "no CUDA-capable device is detected";
+    case cudaSuccess:
+      return "no error";
+    case cudaErrorInvalidValue:
+      return "invalid argument";
+    case cudaErrorMemoryAllocation:
+      return "out of memory";
+    case cudaErrorInvalidConfiguration:
+      return "invalid configuration argument";
+    case cudaErrorInsufficientDriver:
+      return "CUDA driver version is insufficient for CUDA runtime version";
+    case cudaErrorNoDevice:
+      return "no CUDA-capable device is detected";
   }
   return "unrecognized error code";
 }

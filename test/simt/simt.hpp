@@ -14,7 +14,8 @@ struct failure : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// Which ready thread runs next. The greedy orders let one warp run as far as it can: they show a missing barrier before a buffer is used again, which
+/// Which ready thread runs next. The greedy orders let one warp run as far as it can: they show a missing barrier before a buffer is used again,
+/// which
 /// orders that keep all warps in step do not.
 enum class order { forward, reverse, greedy_low, greedy_high, priorities, random };
 /// When asynchronous copies act: when issued, when waited for (until then their destination is poison), or either.
@@ -29,11 +30,16 @@ struct schedule {
 
 /// The first one is the reference.
 inline constexpr schedule schedules[] = {
-    {"forward, eager", order::forward, landing::eager, 0},         {"reverse, lazy", order::reverse, landing::lazy, 0},
-    {"greedy low, eager", order::greedy_low, landing::eager, 0},   {"greedy low, lazy", order::greedy_low, landing::lazy, 0},
-    {"greedy high, eager", order::greedy_high, landing::eager, 0}, {"greedy high, lazy", order::greedy_high, landing::lazy, 0},
-    {"priorities 1", order::priorities, landing::random, 1},       {"priorities 2", order::priorities, landing::eager, 2},
-    {"priorities 3", order::priorities, landing::lazy, 3},         {"random 4", order::random, landing::random, 4},
+    {"forward, eager", order::forward, landing::eager, 0},
+    {"reverse, lazy", order::reverse, landing::lazy, 0},
+    {"greedy low, eager", order::greedy_low, landing::eager, 0},
+    {"greedy low, lazy", order::greedy_low, landing::lazy, 0},
+    {"greedy high, eager", order::greedy_high, landing::eager, 0},
+    {"greedy high, lazy", order::greedy_high, landing::lazy, 0},
+    {"priorities 1", order::priorities, landing::random, 1},
+    {"priorities 2", order::priorities, landing::eager, 2},
+    {"priorities 3", order::priorities, landing::lazy, 3},
+    {"random 4", order::random, landing::random, 4},
     {"random 5", order::random, landing::random, 5},
 };
 
@@ -64,12 +70,14 @@ struct place {
 [[noreturn]] void fail_at(place where, std::string const& what);
 
 void block_barrier(place where);
-/// One lane's part in a warp operation: waits for the lanes of `mask`; the last one to arrive calls finish(inputs, outputs), indexed by lane.
+/// One lane's part in a warp operation, which waits for the lanes of `mask`. A shuffle returns the input of lane `argument`, any other operation the
+/// mask of the
+/// lanes whose input is not 0.
 struct warp_operation {
   char const* name;
   std::uint32_t mask;
   std::uint64_t input;
-  int argument;  ///< of this lane: the lane to read from, or a flag
+  int argument;  ///< of a shuffle: the lane to read from
 };
 std::uint64_t warp_collective(warp_operation const& mine, place where);
 

@@ -24,7 +24,8 @@ __global__ void reverse_kernel(float const* from, float* to) {
   to[i] = shared.value(0, 127 - i);
 }
 
-/// Round after round through one buffer: to[i] = sum over rounds of what the neighbour wrote. The barrier at the end keeps a fast warp from writing early.
+/// Round after round through one buffer: to[i] = sum over rounds of what the neighbour wrote. The barrier at the end keeps a fast warp from writing
+/// early.
 template <bool Barrier>
 __global__ void reuse_kernel(float* to) {
   auto& shared = ptx::dynamic_shared<numbers>();
@@ -111,6 +112,7 @@ __global__ void outside_kernel(int offset) {
   p[static_cast<int>(sizeof(numbers)) - 1 + offset] = 1;
 }
 __global__ void index_kernel(int column) { ptx::dynamic_shared<numbers>().value(0, column) = 1; }
+constexpr int line = __LINE__;
 __global__ void deadlock_kernel() {
   if (threadIdx.x < 32) __syncwarp();
   else if (threadIdx.x < 48) __syncwarp(0xffffffffu);
@@ -148,7 +150,8 @@ TEST_CASE("simt: faults are reported with their place, under every schedule, and
   float const* const source = from;
   test::array<int> to(64);
   auto const report = [&](auto kernel, int threads, auto... args) {
-    return test::failure_of([&] { launch("test", kernel, {.blocks = 2, .threads = threads, .shared_bytes = sizeof(numbers)}, moe::cuda{}, args...); });
+    return test::failure_of(
+        [&] { launch("test", kernel, {.blocks = 2, .threads = threads, .shared_bytes = sizeof(numbers)}, moe::cuda{}, args...); });
   };
   for (simt::schedule const& s : simt::schedules) {
     CAPTURE(s.name);
@@ -179,12 +182,15 @@ TEST_CASE("simt: a deadlock is reported with who waits where") {
     simt::use(s);
     std::string const text = test::failure_of([&] { launch("test", deadlock_kernel, {.blocks = 1, .threads = 96}, moe::cuda{}); });
     CAPTURE(text);
-    CHECK(text ==
-          "deadlock in block (0,0,0):\n"
-          "  threads 0-31: finished\n"
-          "  threads 32-47: __syncwarp with mask 0xffffffff at test/simt/simt_test.cpp:116\n"
-          "  threads 48-63: __syncthreads at test/simt/simt_test.cpp:117\n"
-          "  threads 64-95: finished");
+    CHECK(text == std::string("deadlock in block (0,0,0):\n"
+                              "  threads 0-31: finished\n"
+                              "  threads 32-47: __syncwarp with mask 0xffffffff at test/simt/simt_test.cpp:") +
+                      std::to_string(line + 3) +
+                      "\n"
+                      "  threads 48-63: __syncthreads at test/simt/simt_test.cpp:" +
+                      std::to_string(line + 4) +
+                      "\n"
+                      "  threads 64-95: finished");
   }
   simt::use(simt::schedules[0]);
 }
@@ -242,7 +248,8 @@ TEST_CASE("launch: no blocks is no launch; what the runtime refuses is an error 
   CHECK(cudaLaunchKernelEx(&config, large_kernel, static_cast<float*>(to)) == cudaErrorInvalidValue);
   launch("large", large_kernel, {.blocks = 1, .threads = 1, .shared_bytes = 60000}, moe::cuda{}, static_cast<float*>(to));
   CHECK(to[0] != to[0]);  // what nobody wrote is NaN
-  std::string const small = test::failure_of([&] { launch("large", large_kernel, {.blocks = 1, .threads = 1, .shared_bytes = 59996}, moe::cuda{}, static_cast<float*>(to)); });
+  std::string const small = test::failure_of(
+      [&] { launch("large", large_kernel, {.blocks = 1, .threads = 1, .shared_bytes = 59996}, moe::cuda{}, static_cast<float*>(to)); });
   CHECK_MESSAGE(test::contains(small, "a layout of 60000 bytes where the launch gave 59996 bytes of shared memory"), small);
 }
 

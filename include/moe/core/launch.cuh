@@ -13,7 +13,8 @@ struct launch_shape {
   std::size_t shared_bytes = 0;  ///< dynamic shared memory, sizeof the layout that the kernel asks ptx::dynamic_shared for
 };
 
-/// Starts kernel(args...) on space.stream; no blocks, no launch. The only place that starts kernels, so that test/simt runs the same sources on a CPU.
+/// Starts kernel(args...) on space.stream; no blocks, no launch. The only place that starts kernels, so that test/simt runs the same sources on a
+/// CPU.
 /// Throws errc::cuda naming the kernel if the runtime refuses the launch.
 template <class... Params, class... Args>
 void launch(char const* name, void (*kernel)(Params...), launch_shape shape, cuda const& space, Args&&... args) {

@@ -31,7 +31,8 @@ __device__ Layout& dynamic_shared() {
 
 /// Starts the copy of `bytes` <= 16 bytes to 16 bytes of shared memory, zeros behind them. Both addresses are multiples of 16, also where bytes is 0.
 __device__ inline void cp_async_16(void* to, void const* from, int bytes) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(static_cast<unsigned>(__cvta_generic_to_shared(to))), "l"(from), "r"(bytes) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(static_cast<unsigned>(__cvta_generic_to_shared(to))), "l"(from), "r"(bytes)
+               : "memory");
 }
 /// Closes a group of this thread's copies; it may be empty.
 __device__ inline void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }

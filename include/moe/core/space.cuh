@@ -9,9 +9,9 @@ namespace moe::inline MOE_ISA {
 inline void cuda_check(cudaError_t status, char const* call) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // clear it: the next call reports its own
-  errc const code = status == cudaErrorMemoryAllocation                                      ? errc::out_of_memory
-                    : status == cudaErrorNoDevice || status == cudaErrorInsufficientDriver   ? errc::no_device
-                                                                                             : errc::cuda;
+  errc const code = status == cudaErrorMemoryAllocation                                    ? errc::out_of_memory
+                    : status == cudaErrorNoDevice || status == cudaErrorInsufficientDriver ? errc::no_device
+                                                                                           : errc::cuda;
   fail(code, call, ": ", cudaGetErrorString(status));
 }
 

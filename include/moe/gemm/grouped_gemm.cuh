@@ -30,7 +30,8 @@ struct grouped_rows {
   index_t expert = -1, row = 0, end = 0;
 };
 
-/// The tile-th group of at most `height` rows, counted over all experts. Offsets live on the device and nobody checked them: whatever they hold, the rows are
+/// The tile-th group of at most `height` rows, counted over all experts. Offsets live on the device and nobody checked them: whatever they hold, the
+/// rows are
 /// inside [0, rows).
 __device__ inline grouped_rows find_rows(tensor<index_t const, dyn> offsets, index_t tile, index_t height, index_t rows) {
   index_t const experts = offsets.extent<0>() - 1;
@@ -49,7 +50,8 @@ __device__ bool aligned_rows(View const& v) {
   return reinterpret_cast<std::uintptr_t>(v.data()) % 16 == 0 && v.row_stride() % ptx::vector16<typename View::value_type>::size == 0;
 }
 
-/// Fills rows [first, first + Rows) of `to` with elements [k0, k0 + depth of a stage) of the rows `row_of(r)`, zeros behind `k` and for rows that are nullptr.
+/// Fills rows [first, first + Rows) of `to` with elements [k0, k0 + depth of a stage) of the rows `row_of(r)`, zeros behind `k` and for rows that are
+/// nullptr.
 template <int Rows, class T, class Matrix, class RowOf>
 __device__ void load_rows(Matrix& to, int first, index_t k0, index_t k, bool aligned, T const* any, RowOf const& row_of) {
   constexpr int size = ptx::vector16<T>::size, vectors = 8;
@@ -122,7 +124,8 @@ __global__ void __launch_bounds__(detail::grouped_threads, 2)
   using layout = detail::grouped_gemm_layout<T, M, N>;
   auto& shared = ptx::dynamic_shared<layout>();
   index_t const k = x.template extent<1>(), columns = y.template extent<1>(), column_tiles = (columns + 16 * N - 1) / (16 * N);
-  index_t const row_limit = gather.template extent<0>() > 0 && gather.template extent<0>() < y.template extent<0>() ? gather.template extent<0>() : y.template extent<0>();
+  index_t const row_limit =
+      gather.template extent<0>() > 0 && gather.template extent<0>() < y.template extent<0>() ? gather.template extent<0>() : y.template extent<0>();
   bool const x_aligned = detail::aligned_rows(x), w_aligned = detail::aligned_rows(w), gathered = gather.template extent<0>() > 0;
   for (index_t tile = blockIdx.x;; tile += gridDim.x) {
     auto const rows = detail::find_rows(offsets, tile / column_tiles, 16 * M, row_limit);
@@ -150,7 +153,8 @@ __global__ void __launch_bounds__(detail::grouped_threads, 2)
       else ptx::cp_async_commit();
       ptx::cp_async_wait<1>();
       __syncthreads();  // the stage is complete
-      detail::multiply_stage<M, N>(shared, static_cast<int>(k0 / layout::depth % 2), static_cast<int>(k - k0 < layout::depth ? k - k0 : layout::depth), sum);
+      detail::multiply_stage<M, N>(shared, static_cast<int>(k0 / layout::depth % 2),
+                                   static_cast<int>(k - k0 < layout::depth ? k - k0 : layout::depth), sum);
       __syncthreads();  // and free again
     }
     ptx::cp_async_wait<0>();
@@ -161,21 +165,23 @@ __global__ void __launch_bounds__(detail::grouped_threads, 2)
 /// The contract of grouped_gemm(cpu), with all views in device memory; asynchronous on `space.stream`, and needs no scratch.
 /// The launch depends on the extents alone, so a CUDA graph can capture it.
 ///
-/// Edges   offsets and gather are on the device and not checked: with offsets out of range or not ascending, y holds unspecified values and nothing outside y is
+/// Edges   offsets and gather are on the device and not checked: with offsets out of range or not ascending, y holds unspecified values and nothing
+///         outside y is
 ///         written; an index of gather must be a row of x.
 ///         With gather, rows behind its last entry are not touched.
 /// Order   each output is one chain of fused multiply-adds in ascending k: the bits of the CPU operator where that one has fused multiply-adds.
 /// Cost    plain tiles, no tensor cores. Rows that do not start at multiples of 16 bytes, and transpose_w false, are loaded element by element.
 template <grouped_gemm_config C = grouped_gemm_config{}, grouped_gemm_tuning P = grouped_gemm_tuning{}, class T, index_t YR, index_t YC>
-void grouped_gemm(cuda const& space, in<T, dyn, dyn> x, in<index_t, dyn> offsets, in<T, dyn, dyn, dyn> w, tensor<T, YR, YC> const& y, arena& /*scratch*/,
-                  in<int, dyn> gather = {}) {
+void grouped_gemm(cuda const& space, in<T, dyn, dyn> x, in<index_t, dyn> offsets, in<T, dyn, dyn, dyn> w, tensor<T, YR, YC> const& y,
+                  arena& /*scratch*/, in<int, dyn> gather = {}) {
   static_assert(P.rows >= 1 && P.columns >= 1, "moe::grouped_gemm: grouped_gemm_tuning needs at least one row and one column per thread");
   index_t const experts = w.template extent<0>(), rows = y.template extent<0>(), columns = y.template extent<1>(), k = x.template extent<1>();
-  index_t const w_in = w.template extent<C.transpose_w ? 2 : 1>(), w_out = w.template extent<C.transpose_w ? 1 : 2>();
+  index_t const w_in = w.template extent < C.transpose_w ? 2 : 1 > (), w_out = w.template extent < C.transpose_w ? 1 : 2 > ();
   bool const gathered = gather.template extent<0>() > 0;
   expects(w_in == k, errc::shape_mismatch, "grouped_gemm: x has ", k, " columns, w sums over ", w_in);
   expects(w_out == columns, errc::shape_mismatch, "grouped_gemm: y has ", columns, " columns, w gives ", w_out);
-  expects(gathered || x.template extent<0>() == rows, errc::shape_mismatch, "grouped_gemm: x has ", x.template extent<0>(), " rows, ", rows, " are needed");
+  expects(gathered || x.template extent<0>() == rows, errc::shape_mismatch, "grouped_gemm: x has ", x.template extent<0>(), " rows, ", rows,
+          " are needed");
   expects(offsets.template extent<0>() == experts + 1, errc::shape_mismatch, "grouped_gemm: offsets has ", offsets.template extent<0>(), " entries, ",
           experts, " experts need ", experts + 1);
   if (experts == 0 || rows == 0 || columns == 0) return;
@@ -183,8 +189,8 @@ void grouped_gemm(cuda const& space, in<T, dyn, dyn> x, in<index_t, dyn> offsets
   index_t const row_tiles = rows / height + (experts < rows ? experts : rows);  // each expert with rows adds at most one incomplete tile
   using layout = detail::grouped_gemm_layout<T, P.rows, P.columns>;
   launch("grouped_gemm", grouped_gemm_kernel<C.transpose_w, C.accumulate, P.rows, P.columns, T>,
-         {.blocks = row_tiles * ((columns + width - 1) / width), .threads = detail::grouped_threads, .shared_bytes = sizeof(layout)}, space, x, offsets, w,
-         tensor<T, dyn, dyn>(y), gather);
+         {.blocks = row_tiles * ((columns + width - 1) / width), .threads = detail::grouped_threads, .shared_bytes = sizeof(layout)}, space, x,
+         offsets, w, tensor<T, dyn, dyn>(y), gather);
 }
 
 /// The CUDA operator needs none.

@@ -81,7 +81,8 @@ __global__ void __launch_bounds__(32 * Warps) topk_kernel(tensor<T const, dyn, d
 /// The contract of topk(cpu), with all views in device memory; asynchronous on `space.stream`.
 ///
 /// Throws  also shape_mismatch for more than 2^31 - 33 experts.
-/// Order   renormalised sums run over j ascending: in float and bf16 the bits of the CPU operator where that one has fused multiply-adds. Sums over all experts:
+/// Order   renormalised sums run over j ascending: in float and bf16 the bits of the CPU operator where that one has fused multiply-adds. Sums over
+///         all experts:
 ///         one chain per lane of a warp, then a tree by halves.
 /// Cost    one warp per row.
 template <topk_config C = topk_config{}, topk_tuning P = topk_tuning{}, class T>
@@ -90,8 +91,8 @@ void topk(cuda const& space, in<T, dyn, dyn> logits, tensor<T, dyn, C.k> weight,
   detail::check_topk<C>("topk", logits, weight, expert);
   index_t const tokens = logits.template extent<0>(), experts = logits.template extent<1>();
   expects(experts <= std::numeric_limits<int>::max() - 32, errc::shape_mismatch, "topk: ", experts, " experts, at most 2^31 - 33");
-  launch("topk", topk_kernel<C.k, C.renormalise, P.warps, T>, {.blocks = (tokens + P.warps - 1) / P.warps, .threads = 32 * P.warps}, space, logits, weight,
-         expert);
+  launch("topk", topk_kernel<C.k, C.renormalise, P.warps, T>, {.blocks = (tokens + P.warps - 1) / P.warps, .threads = 32 * P.warps}, space, logits,
+         weight, expert);
 }
 
 }  // namespace moe::inline MOE_ISA

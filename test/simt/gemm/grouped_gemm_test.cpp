@@ -19,9 +19,11 @@ struct problem {
   test::array<T> x, w, y;
   std::vector<int> gather;
 
-  problem(std::vector<index_t> const& counts, index_t in, index_t out, index_t behind = 0, index_t gap = 0, index_t offset = 0, bool transpose_w = true)
+  problem(std::vector<index_t> const& counts, index_t in, index_t out, index_t behind = 0, index_t gap = 0, index_t offset = 0,
+          bool transpose_w = true)
       : rows(0), experts(static_cast<index_t>(counts.size())), k(in), n(out), x(sum(counts) + behind, in, in + gap, offset),
-        w(experts * (transpose_w ? out : in), transpose_w ? in : out, (transpose_w ? in : out) + gap, offset), y(sum(counts) + behind, out, out + gap, offset) {
+        w(experts * (transpose_w ? out : in), transpose_w ? in : out, (transpose_w ? in : out) + gap, offset),
+        y(sum(counts) + behind, out, out + gap, offset) {
     for (index_t c : counts) offsets.push_back(rows += c);
     x.normal(1);
     w.normal(2);
@@ -53,7 +55,9 @@ struct problem {
   }
 
  private:
-  moe::vector_view<int const> gathered() const { return gather.empty() ? moe::vector_view<int const>() : moe::vec(gather.data(), static_cast<index_t>(gather.size())); }
+  moe::vector_view<int const> gathered() const {
+    return gather.empty() ? moe::vector_view<int const>() : moe::vec(gather.data(), static_cast<index_t>(gather.size()));
+  }
   void start(bool accumulate) {
     y.poison();
     if (accumulate) y.normal(3);
@@ -156,8 +160,8 @@ TEST_CASE("grouped_gemm on the cuda space: the launch depends on the extents alo
   auto const offsets = moe::vec<index_t const>(p.offsets.data(), 2);
   p.y.poison();
   using layout = moe::detail::grouped_gemm_layout<float, 1, 1>;
-  moe::launch("grouped_gemm", moe::grouped_gemm_kernel<true, false, 1, 1, float>, {.blocks = 4, .threads = 256, .shared_bytes = sizeof(layout)}, cuda{}, p.x.mat(),
-              offsets, p.weights(true), p.y.mat(), moe::vector_view<int const>());
+  moe::launch("grouped_gemm", moe::grouped_gemm_kernel<true, false, 1, 1, float>, {.blocks = 4, .threads = 256, .shared_bytes = sizeof(layout)},
+              cuda{}, p.x.mat(), offsets, p.weights(true), p.y.mat(), moe::vector_view<int const>());
   CHECK(test::same_bits(p.y.values(), expected));
 }
 
@@ -167,9 +171,8 @@ TEST_CASE("grouped_gemm on the cuda space: wrong shapes") {
   std::vector<index_t> const offsets{0, 3, 6, 6};
   auto const weights = [&](index_t out, index_t in) { return moe::tensor<float const, dyn, dyn, dyn>(w.data(), 2, out, in); };
   auto const message = [&](index_t entries, index_t out, index_t in, index_t rows) {
-    return test::error_of([&] {
-      moe::grouped_gemm(cuda{}, moe::rows_of(x.mat(), 0, rows), moe::vec(offsets.data(), entries), weights(out, in), y.mat(), none);
-    });
+    return test::error_of(
+        [&] { moe::grouped_gemm(cuda{}, moe::rows_of(x.mat(), 0, rows), moe::vec(offsets.data(), entries), weights(out, in), y.mat(), none); });
   };
   x.fill(0);
   w.fill(0);

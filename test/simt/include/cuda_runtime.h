@@ -1,5 +1,6 @@
 #pragma once
-// Stands in for the CUDA runtime's header where test/simt compiles kernels with a C++ compiler: the built-ins and the few runtime calls that the library uses.
+// Stands in for the CUDA runtime's header where test/simt compiles kernels with a C++ compiler: the built-ins and the few runtime calls that the
+// library uses.
 // There is no __shared__ on purpose: shared memory comes from moe::ptx::dynamic_shared, so that it can be poisoned and checked.
 #include <concepts>
 #include <cstring>

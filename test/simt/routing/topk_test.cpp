@@ -48,7 +48,6 @@ constexpr topk_config one{.k = 1}, three{.k = 3}, many{.k = 40}, unnormalised{.k
 
 }  // namespace
 
-
 TEST_CASE_TEMPLATE("topk on the cuda space: the bits of the CPU operator, every shape and schedule", T, float, double, moe::bf16) {
   std::size_t schedule = 0;
   for (index_t tokens : {0, 1, 3, 4, 5, 9})
@@ -73,7 +72,8 @@ TEST_CASE_TEMPLATE("topk on the cuda space: the bits of the CPU operator, every 
 }
 
 TEST_CASE_TEMPLATE("topk on the cuda space: ties, NaN, infinities and signed zeros as on the CPU", T, float, double, moe::bf16) {
-  T const inf = T(std::numeric_limits<float>::infinity()), nan = test::quiet_nan<T>(), zero = T(0.0f), minus_zero = T(-0.0f), minus_nan = T(-std::numeric_limits<float>::quiet_NaN());
+  T const inf = T(std::numeric_limits<float>::infinity()), nan = test::quiet_nan<T>(), zero = T(0.0f), minus_zero = T(-0.0f),
+          minus_nan = T(-std::numeric_limits<float>::quiet_NaN());
   T const values[] = {zero, minus_zero, T(1.0f), T(1.0f), T(-2.0f), inf, T(-std::numeric_limits<float>::infinity()), nan, minus_nan};
   test::array<T> logits(40, 35);
   for (index_t t = 0; t < 40; ++t)  // rows of few distinct values; the first ones are all equal

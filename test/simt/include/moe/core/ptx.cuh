@@ -17,8 +17,8 @@ struct shared_matrix {
   T element[Rows][Columns];
   T& operator()(int row, int column, char const* file = __builtin_FILE(), int line = __builtin_LINE()) {
     if (row < 0 || row >= Rows || column < 0 || column >= Columns)
-      simt::fail_at({file, line}, "shared_matrix: element (" + std::to_string(row) + ", " + std::to_string(column) + ") of " + std::to_string(Rows) + " x " +
-                                      std::to_string(Columns));
+      simt::fail_at({file, line}, "shared_matrix: element (" + std::to_string(row) + ", " + std::to_string(column) + ") of " + std::to_string(Rows) +
+                                      " x " + std::to_string(Columns));
     return element[row][column];
   }
 };
