@@ -100,9 +100,9 @@ TEST_CASE("balance_losses: uniform load or uniform probability gives the coeffic
   CHECK(std::abs(losses(logits, {4, 4, 4, 4}, 2, config).balance - 0.25) <= 1e-15);
   CHECK(losses(flat, {16, 0, 0, 0}, 2, config).balance == 0.25);
   CHECK(losses(flat, {16, 0, 0, 0}, 2, config).z == 0.0);
-  test::array<double> d(8, 4);
-  d.fill(0);  // not larger numbers, in which a rounding error would drown
-  backward(logits, {4, 4, 4, 4}, 2, config, 1.0, d);
+  test::array<double> odd(15, 6), d(15, 6);  // no powers of two, whose products would be exact anyhow
+  odd.normal(4), d.fill(0);                   // and not added to larger numbers, in which a rounding error would drown
+  backward(odd, {5, 5, 5, 5, 5, 5}, 2, {.balance = 0.3, .z = 0}, 1.0, d);
   for (double x : d.values()) CHECK(x == 0.0);
 }
 
