@@ -120,8 +120,10 @@ TEST_CASE("tokenizer: files that would mean other ids are refused") {
   std::string const merges = good.substr(good.find("\"merges\":[") + 11), twice = merges.substr(0, merges.find(','));
   CHECK(test::contains(load_error(replaced(good, "\"normalizer\":null", "\"normalizer\":{\"type\":\"NFC\"}")), "\"normalizer\" is set"));
   CHECK(test::contains(load_error(replaced(good, "\"added_tokens\":[]", "\"added_tokens\":[{\"id\":0}]")), "\"added_tokens\" is set"));
-  CHECK(test::contains(load_error(replaced(good, "\"use_regex\":false}]", "\"use_regex\":true}]")), "file: \"pre_tokenizer\" of type \"Sequence\" is not the one"));
-  CHECK(test::contains(load_error(replaced(good, "{\"type\":\"Sequence\",\"pretokenizers\"", "{\"type\":\"Whitespace\",\"x\"")), "of type \"Whitespace\""));
+  CHECK(test::contains(load_error(replaced(good, "\"use_regex\":false}]", "\"use_regex\":true}]")),
+                       "file: \"pre_tokenizer\" of type \"Sequence\" is not the one"));
+  CHECK(test::contains(load_error(replaced(good, "{\"type\":\"Sequence\",\"pretokenizers\"", "{\"type\":\"Whitespace\",\"x\"")),
+                       "of type \"Whitespace\""));
   CHECK(test::contains(load_error(replaced(good, "\"pre_tokenizer\"", "\"other\"")), "\"pre_tokenizer\" of type \"\""));
   CHECK(test::contains(load_error(replaced(good, " ?[0-9]+", " ?[0-9]{1,3}")), "is not the one"));
   CHECK(test::contains(load_error(replaced(good, "\"type\":\"BPE\"", "\"type\":\"Unigram\"")), "needs \"type\":\"BPE\""));
@@ -133,7 +135,8 @@ TEST_CASE("tokenizer: files that would mean other ids are refused") {
   CHECK(test::contains(load_error(replaced(good, "\"!\":33,", "\"\xe6\x96\x87\":33,")), "stands for no bytes"));
   CHECK(test::contains(load_error(replaced(good, "\"!\":33,", "\"!!!!!!!\":33,")), "no token for byte 33"));
   CHECK(test::contains(load_error(replaced(good, "\"merges\":[", "\"merges\":[\"! !\",")), "merge 0 is not of two tokens to a third"));
-  CHECK(test::contains(load_error(replaced(good, "\"merges\":[", "\"merges\":[" + twice + ",")), "merge 1 is not of two tokens to a third, or given twice"));
+  CHECK(test::contains(load_error(replaced(good, "\"merges\":[", "\"merges\":[" + twice + ",")),
+                       "merge 1 is not of two tokens to a third, or given twice"));
   CHECK(test::contains(load_error(replaced(good, "\"merges\":[", "\"merges\":[7,")), "merge 0 is not"));
   CHECK(test::contains(load_error("{}"), "pre_tokenizer"));
   CHECK(test::contains(load_error("[]"), "pre_tokenizer"));

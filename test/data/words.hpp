@@ -23,7 +23,8 @@ inline std::string made_up_text(std::size_t bytes, std::uint64_t seed = 1) {
 /// Any bytes at all, most of them not UTF-8; bytes that splitting treats specially come often.
 inline std::string random_bytes(std::size_t bytes, std::uint64_t seed = 1) {
   moe::random_stream const random{seed, moe::random_purpose::test, 10};
-  constexpr unsigned char special[] = {' ', '\'', 's', 'l', 'e', 'r', '\n', '\r', '0', '!', 0xc2, 0x85, 0xa0, 0xe1, 0x9a, 0x80, 0xe2, 0x81, 0x9f, 0xe3};
+  constexpr unsigned char special[] = {' ',  '\'', 's',  'l',  'e',  'r',  '\n', '\r', '0',  '!',
+                                       0xc2, 0x85, 0xa0, 0xe1, 0x9a, 0x80, 0xe2, 0x81, 0x9f, 0xe3};
   std::string text;
   for (std::uint64_t i = 0; i < bytes; ++i) {
     auto const w = random.words(i);

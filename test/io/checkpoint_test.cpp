@@ -61,8 +61,8 @@ TEST_CASE("checkpoint: the newest few are kept, other files are left alone") {
   moe::write_file(directory / "tokenizer.json", "{}");
   moe::write_file(directory / "step_00000001.svg", "<svg/>");
   for (index_t step : {1, 2, 3, 123456789, 1234567890}) save(directory.path(), step, 2);
-  CHECK(directory.names() == std::vector<std::string>{"step_00000001.svg", "step_123456789.json", "step_123456789.safetensors", "step_1234567890.json",
-                                                      "step_1234567890.safetensors", "tokenizer.json"});
+  CHECK(directory.names() == std::vector<std::string>{"step_00000001.svg", "step_123456789.json", "step_123456789.safetensors",
+                                                      "step_1234567890.json", "step_1234567890.safetensors", "tokenizer.json"});
   CHECK(latest(directory.path()) == 1234567890);
   save(directory.path(), 5, 1);  // an older step: never removed by its own save
   CHECK(std::ifstream(directory / "step_00000005.json").good());
@@ -102,7 +102,8 @@ TEST_CASE("checkpoint: every damage to a manifest is seen") {
   }();
   CHECK(moe::detail::parse_manifest(text, "m").step == 7);
   test::for_each_damage(text, [&](std::string const& damaged) {
-    CHECK_MESSAGE(test::contains(test::error_of([&] { moe::detail::parse_manifest(damaged, "m"); }), "m: truncated or changed"), "accepted: " << damaged);
+    CHECK_MESSAGE(test::contains(test::error_of([&] { moe::detail::parse_manifest(damaged, "m"); }), "m: truncated or changed"),
+                  "accepted: " << damaged);
   });
   auto const resealed = [](std::string t) { return t + moe::hexadecimal(moe::crc64(t)) + "\"}\n"; };
   std::string const body = text.substr(0, text.size() - 19);
@@ -150,7 +151,8 @@ TEST_CASE("checkpoint: what an interrupted save left behind is no checkpoint and
   CHECK(latest(directory.path()) == 1);
   save(directory.path(), 2);
   CHECK(latest(directory.path()) == 2);
-  CHECK(directory.names() == std::vector<std::string>{"step_00000001.json", "step_00000001.safetensors", "step_00000002.1.safetensors", "step_00000002.json"});
+  CHECK(directory.names() ==
+        std::vector<std::string>{"step_00000001.json", "step_00000001.safetensors", "step_00000002.1.safetensors", "step_00000002.json"});
 }
 
 TEST_CASE("checkpoint: wrong arguments") {

@@ -57,8 +57,13 @@ TEST_CASE("safetensors: round trip of several types, empty tensors, scalars, odd
   d.normal(1), b.normal(2), f.normal(3);
   unsigned char const raw[3] = {1, 2, 3};
   moe::text_map const metadata = {{"format", "pt"}, {"a \"quoted\"\n key", "\xc3\xa4"}};
-  moe::write_safetensors(path, {{"raw", "U8", {3}, raw}, moe::source_of("b", b.data(), {7}), moe::source_of("none", f.data(), {0, 4}),
-                                moe::source_of("scalar \xe6\x96\x87\n", f.data(), {}), moe::source_of("d", d.data(), {3, 5})}, metadata);
+  moe::write_safetensors(path,
+                         {{"raw", "U8", {3}, raw},
+                          moe::source_of("b", b.data(), {7}),
+                          moe::source_of("none", f.data(), {0, 4}),
+                          moe::source_of("scalar \xe6\x96\x87\n", f.data(), {}),
+                          moe::source_of("d", d.data(), {3, 5})},
+                         metadata);
   moe::safetensors_reader const file(path);
   CHECK(file.metadata() == metadata);
   CHECK(file.tensors().size() == 5);
@@ -68,8 +73,11 @@ TEST_CASE("safetensors: round trip of several types, empty tensors, scalars, odd
   test::array<moe::bf16> b2(7, 1);
   test::array<float> f2(1, 1);
   unsigned char raw2[3];
-  moe::read_tensors(file, {moe::target_of("d", d2.data(), {3, 5}), moe::target_of("b", b2.data(), {7}), {"raw", "U8", {3}, raw2},
-                           moe::target_of("scalar \xe6\x96\x87\n", f2.data(), {}), moe::target_of<float>("none", nullptr, {0, 4})});
+  moe::read_tensors(file, {moe::target_of("d", d2.data(), {3, 5}),
+                           moe::target_of("b", b2.data(), {7}),
+                           {"raw", "U8", {3}, raw2},
+                           moe::target_of("scalar \xe6\x96\x87\n", f2.data(), {}),
+                           moe::target_of<float>("none", nullptr, {0, 4})});
   CHECK(test::same_bits(d.values(), d2.values()));
   CHECK(test::same_bits(b.values(), b2.values()));
   CHECK(test::same_bits(f.values(), f2.values()));
@@ -110,7 +118,8 @@ TEST_CASE("safetensors: hostile headers, each refused with its reason") {
   auto const length = [](std::uint64_t n) { return std::string(reinterpret_cast<char const*>(&n), 8); };
   CHECK(test::contains(f.error(""), "0 bytes long"));
   CHECK(test::contains(f.error("1234567"), "7 bytes long"));
-  for (std::uint64_t const n : {std::uint64_t{0}, std::uint64_t{1}, std::uint64_t{3}, std::uint64_t{100'000'001}, std::uint64_t{1} << 63, ~std::uint64_t{0}})
+  for (std::uint64_t const n :
+       {std::uint64_t{0}, std::uint64_t{1}, std::uint64_t{3}, std::uint64_t{100'000'001}, std::uint64_t{1} << 63, ~std::uint64_t{0}})
     CHECK(test::contains(f.error(length(n) + "{}"), "claims a header of " + std::to_string(n) + " bytes"));
   CHECK(f.error(with_header("{}", 0)).empty());
   CHECK(f.error(with_header("{}      ", 0)).empty());
@@ -139,7 +148,8 @@ TEST_CASE("safetensors: hostile headers, each refused with its reason") {
   CHECK(test::contains(one("F32", "9223372036854775808", "0,0", 0), "whole number"));
   CHECK(test::contains(one("F32", "2", "0,18446744073709551624", 8), "whole number"));
   std::string const a = tensor_text("a", "U8", "4", "0,4");
-  CHECK(test::contains(f.error(with_header("{" + a + "," + tensor_text("b", "U8", "4", "2,6") + "}", 6)), "overlaps the tensor before it, which ends at 4"));
+  CHECK(test::contains(f.error(with_header("{" + a + "," + tensor_text("b", "U8", "4", "2,6") + "}", 6)),
+                       "overlaps the tensor before it, which ends at 4"));
   CHECK(test::contains(f.error(with_header("{" + a + "," + tensor_text("b", "U8", "1", "5,6") + "}", 6)), "leaves a hole from 4"));
   CHECK(test::contains(f.error(with_header("{" + a + "," + a + "}", 4)), "two members of the name \"a\""));
   CHECK(f.error(with_header("{" + tensor_text("b", "U8", "2", "4,6") + "," + a + "}", 6)).empty());  // the order of names is free
@@ -174,12 +184,13 @@ TEST_CASE("read_tensors: one error lists every difference, and nothing is touche
   test::temporary_directory const directory;
   std::string const path = directory / "f";
   float const x[6] = {1, 2, 3, 4, 5, 6};
-  moe::write_safetensors(path, {moe::source_of("same", x, {6}), moe::source_of("shape", x, {2, 3}), {"type", "I32", {6}, x}, moe::source_of("extra", x, {1})});
+  moe::write_safetensors(
+      path, {moe::source_of("same", x, {6}), moe::source_of("shape", x, {2, 3}), {"type", "I32", {6}, x}, moe::source_of("extra", x, {1})});
   moe::safetensors_reader const file(path);
   test::array<float> to(6);
   std::string const message = test::error_of([&] {
-    moe::read_tensors(file, {moe::target_of("same", to.data(), {6}), moe::target_of("shape", to.data(), {3, 2}), moe::target_of("type", to.data(), {6}),
-                             moe::target_of("missing", to.data(), {2})});
+    moe::read_tensors(file, {moe::target_of("same", to.data(), {6}), moe::target_of("shape", to.data(), {3, 2}),
+                             moe::target_of("type", to.data(), {6}), moe::target_of("missing", to.data(), {2})});
   });
   CHECK(test::contains(message, path));
   CHECK(test::contains(message, "\"shape\": expected F32 [3, 2], the file has F32 [2, 3]"));
@@ -188,7 +199,9 @@ TEST_CASE("read_tensors: one error lists every difference, and nothing is touche
   CHECK(test::contains(message, "\"extra\": not expected, the file has F32 [1]"));
   CHECK(!test::contains(message, "\"same\""));
   for (float const v : to.values()) CHECK(std::isnan(v));
-  CHECK(test::contains(test::error_of([&] { moe::read_tensors(file, {moe::target_of("same", to.data(), {6}), moe::target_of("same", to.data(), {6})}); }),
+  CHECK(test::contains(test::error_of([&] {
+                         moe::read_tensors(file, {moe::target_of("same", to.data(), {6}), moe::target_of("same", to.data(), {6})});
+                       }),
                        "asked for twice"));
 }
 

@@ -41,9 +41,7 @@ class temporary_directory {
 };
 
 /// Writes a file without the syncs that atomic_file waits for.
-inline void put_file(std::string const& path, std::string const& content) {
-  std::ofstream(path, std::ios::binary) << content;
-}
+inline void put_file(std::string const& path, std::string const& content) { std::ofstream(path, std::ios::binary) << content; }
 
 /// Lets one system call fail: the n-th of those that change something or read.
 struct failing_calls {

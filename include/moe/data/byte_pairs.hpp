@@ -134,9 +134,9 @@ class pair_counter {
 
   std::vector<std::vector<int>> token_;  // of every distinct word
   std::vector<std::int64_t> count_;
-  hash_index<std::uint64_t> index_;      // of pairs
+  hash_index<std::uint64_t> index_;  // of pairs
   std::vector<pair_state> pair_;
-  merge_heap heap_;                      // ranks are counts at the time of the push; those that fell since are found out at the top
+  merge_heap heap_;  // ranks are counts at the time of the push; those that fell since are found out at the top
   std::vector<std::uint64_t> changed_;
 };
 }  // namespace detail

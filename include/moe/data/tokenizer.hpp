@@ -153,8 +153,8 @@ class tokenizer {
     auto const* pre = root.find("pre_tokenizer");
     if (pre == nullptr || !detail::same_json(*pre, parse_json(detail::pre_tokenizer_json(), "pre_tokenizer"))) {
       auto const* type = pre == nullptr ? nullptr : pre->find("type");
-      refuse("\"pre_tokenizer\" of type " + moe::quoted(type == nullptr ? "" : type->string) + " is not the one that this library executes: " +
-             detail::pre_tokenizer_json());
+      refuse("\"pre_tokenizer\" of type " + moe::quoted(type == nullptr ? "" : type->string) +
+             " is not the one that this library executes: " + detail::pre_tokenizer_json());
     }
     auto const* model = root.find("model");
     auto const* type = model == nullptr ? nullptr : model->find("type");
@@ -179,9 +179,9 @@ class tokenizer {
 
  private:
   struct workspace {
-    std::vector<int> token;                     // of the piece that starts at this byte; -1: swallowed by an earlier one
+    std::vector<int> token;  // of the piece that starts at this byte; -1: swallowed by an earlier one
     std::vector<std::uint32_t> next, previous;
-    detail::merge_heap heap;                    // rank: minus the place in merges_; key: where
+    detail::merge_heap heap;  // rank: minus the place in merges_; key: where
   };
 
   bool add_merge(byte_pair const& p) {
@@ -242,8 +242,7 @@ class tokenizer {
     bool good = false;
     if (std::size_t const space = pair.string.find(' '); space != std::string::npos)
       good = detail::bytes_of(pair.string.substr(0, space), left) && detail::bytes_of(pair.string.substr(space + 1), right);
-    else if (pair.items.size() == 2)
-      good = detail::bytes_of(pair.items[0].string, left) && detail::bytes_of(pair.items[1].string, right);
+    else if (pair.items.size() == 2) good = detail::bytes_of(pair.items[0].string, left) && detail::bytes_of(pair.items[1].string, right);
     std::size_t const a = ids.find(left), b = ids.find(right), c = ids.find(left + right);
     good = good && a != ids.none && b != ids.none && c != ids.none;
     if (!good || !add_merge({static_cast<int>(a), static_cast<int>(b), static_cast<int>(c)}))

@@ -13,8 +13,8 @@ struct checkpoint_manifest {
   index_t step = 0;
   std::uint64_t seed = 0;
   std::uint64_t data_hash = 0;
-  text_map config;           ///< whatever must be the same for training to continue, as text
-  std::string tensor_file;   ///< name within the directory
+  text_map config;          ///< whatever must be the same for training to continue, as text
+  std::string tensor_file;  ///< name within the directory
   written_file tensors;
 };
 
@@ -33,8 +33,8 @@ inline std::string manifest_text(checkpoint_manifest const& m) {
   std::string text = "{\n\"format\":\"moe checkpoint 1\",\n\"step\":" + std::to_string(m.step) + ",\n\"seed\":\"" + std::to_string(m.seed) +
                      "\",\n\"data_hash\":\"" + hexadecimal(m.data_hash) + "\",\n\"config\":";
   append_json(text, config);
-  text += ",\n\"tensor_bytes\":" + std::to_string(m.tensors.bytes) + ",\n\"tensor_crc64\":\"" + hexadecimal(m.tensors.crc64) +
-          "\",\n\"tensor_file\":";
+  text +=
+      ",\n\"tensor_bytes\":" + std::to_string(m.tensors.bytes) + ",\n\"tensor_crc64\":\"" + hexadecimal(m.tensors.crc64) + "\",\n\"tensor_file\":";
   append_json_string(text, m.tensor_file);
   text.pop_back();
   text += manifest_tail;

@@ -8,41 +8,9 @@
 #include <moe/core/error.hpp>
 #include <moe/core/macros.hpp>
 #include <moe/io/detail/hash_index.hpp>
+#include <moe/io/detail/utf8.hpp>
 
 namespace moe::inline MOE_ISA {
-
-/// The code point that starts at text[at], and `at` moved behind it; -1, and `at` left alone, where the bytes are not strict UTF-8 (overlong forms,
-/// surrogates and anything above U+10FFFF are not).
-inline std::int32_t next_code_point(std::string_view text, std::size_t& at) {
-  auto const byte = [&](std::size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u; };
-  unsigned const first = byte(at);
-  if (at >= text.size()) return -1;
-  if (first < 0x80) return ++at, static_cast<std::int32_t>(first);
-  std::size_t const length = first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : 2;
-  if (first < 0xc2 || first > 0xf4) return -1;
-  std::int32_t code = static_cast<std::int32_t>(first & (0x7fu >> length));
-  for (std::size_t i = 1; i < length; ++i) {
-    if ((byte(at + i) & 0xc0u) != 0x80u) return -1;
-    code = (code << 6) | static_cast<std::int32_t>(byte(at + i) & 0x3fu);
-  }
-  constexpr std::int32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
-  if (code < least[length] || code > 0x10ffff || (code >= 0xd800 && code <= 0xdfff)) return -1;
-  at += length;
-  return code;
-}
-
-inline void append_utf8(std::string& to, std::int32_t code) {
-  auto const put = [&](std::int32_t byte) { to.push_back(static_cast<char>(byte)); };
-  if (code < 0x80) return put(code);
-  if (code < 0x800) {
-    put(0xc0 | (code >> 6));
-  } else {
-    if (code < 0x10000) put(0xe0 | (code >> 12));
-    else put(0xf0 | (code >> 18)), put(0x80 | ((code >> 12) & 0x3f));
-    put(0x80 | ((code >> 6) & 0x3f));
-  }
-  put(0x80 | (code & 0x3f));
-}
 
 /// A value of a JSON document. Whole numbers within 64 bits are `integer`, all others `real`.
 struct json_value {
@@ -52,8 +20,8 @@ struct json_value {
   std::int64_t integer = 0;
   double real = 0;
   std::string string;
-  std::vector<json_value> items;   ///< of an array or an object
-  std::vector<std::string> keys;   ///< of an object: keys[i] belongs to items[i]
+  std::vector<json_value> items;  ///< of an array or an object
+  std::vector<std::string> keys;  ///< of an object: keys[i] belongs to items[i]
 
   json_value() = default;
   json_value(bool x) : type(kind::boolean), boolean(x) {}
@@ -88,7 +56,7 @@ struct json_value {
 /// What a reader accepts at most.
 struct json_limits {
   std::size_t bytes = std::size_t{64} << 20;
-  int depth = 32;                            ///< of nested arrays and objects
+  int depth = 32;  ///< of nested arrays and objects
   std::size_t values = std::size_t{1} << 22;
 };
 
@@ -102,9 +70,7 @@ class json_reader {
     if (text_.size() > limits_.bytes) reject(std::to_string(text_.size()) + " bytes, more than the " + std::to_string(limits_.bytes) + " allowed");
   }
 
-  [[noreturn]] void reject(std::string const& what) const {
-    throw error(errc::bad_file, source_ + ": byte " + std::to_string(at_) + ": " + what);
-  }
+  [[noreturn]] void reject(std::string const& what) const { throw error(errc::bad_file, source_ + ": byte " + std::to_string(at_) + ": " + what); }
 
   /// The kind of the value that comes next; `integer` for any number.
   json_value::kind next() {
@@ -211,14 +177,23 @@ class json_reader {
   json_value value() {
     json_value v;
     switch (v.type = next()) {
-      case json_value::kind::string: v.string = string(); break;
-      case json_value::kind::boolean: v.boolean = boolean(); break;
-      case json_value::kind::null: null(); break;
-      case json_value::kind::array: array([&] { v.items.push_back(value()); }); break;
+      case json_value::kind::string:
+        v.string = string();
+        break;
+      case json_value::kind::boolean:
+        v.boolean = boolean();
+        break;
+      case json_value::kind::null:
+        null();
+        break;
+      case json_value::kind::array:
+        array([&] { v.items.push_back(value()); });
+        break;
       case json_value::kind::object:
         object([&](std::string const& key) { v.keys.push_back(key), v.items.push_back(value()); });
         break;
-      default: v = number();
+      default:
+        v = number();
     }
     return v;
   }
@@ -307,41 +282,20 @@ inline json_value parse_json(std::string_view text, std::string source, json_lim
   return v;
 }
 
-/// Appends a string in quotes, escaped where JSON asks for it. Throws bad_argument if it is not UTF-8.
-inline void append_json_string(std::string& to, std::string_view text) {
-  to.push_back('"');
-  for (std::size_t at = 0; at < text.size();) {
-    std::size_t const begin = at;
-    std::int32_t const code = next_code_point(text, at);
-    expects(code >= 0, errc::bad_argument, "json: a string to be written has invalid UTF-8 at byte ", at);
-    if (code == '"' || code == '\\') (to += '\\') += static_cast<char>(code);
-    else if (code < 0x20 || code == 0x7f) ((to += "\\u00") += "0123456789abcdef"[code >> 4]) += "0123456789abcdef"[code & 15];
-    else to.append(text, begin, at - begin);
-  }
-  to.push_back('"');
-}
-
-/// For messages: in quotes, escaped, at most `limit` bytes of it, invalid UTF-8 as '?'.
-inline std::string quoted(std::string_view text, std::size_t limit = 200) {
-  std::string valid, result;
-  for (std::size_t at = 0; at < text.size() && at < limit;) {
-    std::int32_t const code = next_code_point(text, at);
-    if (code < 0) ++at, valid.push_back('?');
-    else append_utf8(valid, code);
-  }
-  append_json_string(result, valid);
-  if (text.size() > limit) result += "...";
-  return result;
-}
-
 /// Appends a document without white space. Reals are written with as many digits as reading them back to the same bits takes.
 /// Throws bad_argument for a real that JSON has no number for.
 inline void append_json(std::string& to, json_value const& v) {
   char digits[40];
   switch (v.type) {
-    case json_value::kind::null: to += "null"; break;
-    case json_value::kind::boolean: to += v.boolean ? "true" : "false"; break;
-    case json_value::kind::integer: to.append(digits, std::to_chars(digits, digits + sizeof digits, v.integer).ptr); break;
+    case json_value::kind::null:
+      to += "null";
+      break;
+    case json_value::kind::boolean:
+      to += v.boolean ? "true" : "false";
+      break;
+    case json_value::kind::integer:
+      to.append(digits, std::to_chars(digits, digits + sizeof digits, v.integer).ptr);
+      break;
     case json_value::kind::real: {
       expects(v.real - v.real == 0, errc::bad_argument, "json: a number to be written is not finite");
       std::string_view const text(digits, static_cast<std::size_t>(std::to_chars(digits, digits + sizeof digits, v.real).ptr - digits));
@@ -349,7 +303,9 @@ inline void append_json(std::string& to, json_value const& v) {
       if (text.find_first_of(".e") == std::string_view::npos) to += ".0";  // stays a real
       break;
     }
-    case json_value::kind::string: append_json_string(to, v.string); break;
+    case json_value::kind::string:
+      append_json_string(to, v.string);
+      break;
     default: {
       bool const object = v.is(json_value::kind::object);
       to += object ? '{' : '[';

@@ -25,8 +25,8 @@ inline index_t dtype_bytes(std::string_view dtype) {
     std::string_view name;
     index_t bytes;
   };
-  static constexpr entry known[] = {{"BOOL", 1}, {"U8", 1},  {"I8", 1},   {"F8_E5M2", 1}, {"F8_E4M3", 1}, {"I16", 2}, {"U16", 2},
-                                    {"F16", 2},  {"BF16", 2}, {"I32", 4}, {"U32", 4},     {"F32", 4},     {"F64", 8}, {"I64", 8}, {"U64", 8}};
+  static constexpr entry known[] = {{"BOOL", 1}, {"U8", 1},  {"I8", 1},  {"F8_E5M2", 1}, {"F8_E4M3", 1}, {"I16", 2}, {"U16", 2}, {"F16", 2},
+                                    {"BF16", 2}, {"I32", 4}, {"U32", 4}, {"F32", 4},     {"F64", 8},     {"I64", 8}, {"U64", 8}};
   for (auto const& [name, bytes] : known)
     if (name == dtype) return bytes;
   return 0;
@@ -84,7 +84,9 @@ inline void check_sources(std::vector<tensor_source> const& tensors, text_map co
   for (auto const& t : tensors) {
     index_t bytes = 0;
     auto const require = [&](bool ok, char const* what) {
-      if (!ok) throw error(errc::bad_argument, "safetensors: tensor " + moe::quoted(t.name) + " (" + moe::quoted(t.dtype) + " " + shape_text(t.shape) + "): " + what);
+      if (!ok)
+        throw error(errc::bad_argument,
+                    "safetensors: tensor " + moe::quoted(t.name) + " (" + moe::quoted(t.dtype) + " " + shape_text(t.shape) + "): " + what);
     };
     require(dtype_bytes(t.dtype) > 0, "unknown type");
     require(tensor_bytes(t.dtype, t.shape, bytes), "impossible shape");
@@ -253,8 +255,8 @@ class safetensors_reader {
     for (auto const& t : tensors_) {
       auto const require = [&](bool ok, char const* what, index_t number, char const* unit) {
         if (!ok)
-          reject("tensor " + moe::quoted(t.name) + " (" + moe::quoted(t.dtype) + " " + shape_text(t.shape) + ", bytes [" + std::to_string(t.begin) + ", " +
-                 std::to_string(t.end) + ")): " + what + std::to_string(number) + unit);
+          reject("tensor " + moe::quoted(t.name) + " (" + moe::quoted(t.dtype) + " " + shape_text(t.shape) + ", bytes [" + std::to_string(t.begin) +
+                 ", " + std::to_string(t.end) + ")): " + what + std::to_string(number) + unit);
       };
       index_t bytes = 0;
       require(dtype_bytes(t.dtype) > 0, "unknown type, not one of the ", 15, " known");
@@ -287,10 +289,12 @@ inline void read_tensors(safetensors_reader const& file, std::vector<tensor_targ
     std::string const wanted = "\n  " + moe::quoted(t.name) + ": expected " + std::string(t.dtype) + " " + shape_text(t.shape) + ", the file has ";
     auto const i = present.find(t.name);
     if (i == present.none) differences += wanted + "no such tensor";
-    else if (entries[i].dtype != t.dtype || entries[i].shape != t.shape) differences += wanted + entries[i].dtype + " " + shape_text(entries[i].shape);
+    else if (entries[i].dtype != t.dtype || entries[i].shape != t.shape)
+      differences += wanted + entries[i].dtype + " " + shape_text(entries[i].shape);
   }
   for (auto const& e : entries)
-    if (expected.find(e.name) == expected.none) differences += "\n  " + moe::quoted(e.name) + ": not expected, the file has " + e.dtype + " " + shape_text(e.shape);
+    if (expected.find(e.name) == expected.none)
+      differences += "\n  " + moe::quoted(e.name) + ": not expected, the file has " + e.dtype + " " + shape_text(e.shape);
   if (!differences.empty()) throw error(errc::bad_file, "safetensors file \"" + file.path() + "\" does not fit the model:" + differences);
   for (auto const& t : targets) file.read(entries[present.find(t.name)], t.data);
 }
