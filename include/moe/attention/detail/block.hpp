@@ -39,41 +39,41 @@ struct register_block {
   V sum[Rows][Vectors];
 
   MOE_INLINE void clear() {
-MOE_UNROLL(8)
+    MOE_UNROLL(8)
     for (int i = 0; i < Rows; ++i)
-MOE_UNROLL(2)
+      MOE_UNROLL(2)
       for (int c = 0; c < Vectors; ++c) sum[i][c] = V::zero();
   }
   MOE_INLINE void load(A const* from, index_t stride) {
-MOE_UNROLL(8)
+    MOE_UNROLL(8)
     for (int i = 0; i < Rows; ++i)
-MOE_UNROLL(2)
+      MOE_UNROLL(2)
       for (int c = 0; c < Vectors; ++c) sum[i][c] = V::load(from + i * stride + c * V::width);
   }
   MOE_INLINE void store(A* to, index_t stride) const {
-MOE_UNROLL(8)
+    MOE_UNROLL(8)
     for (int i = 0; i < Rows; ++i)
-MOE_UNROLL(2)
+      MOE_UNROLL(2)
       for (int c = 0; c < Vectors; ++c) sum[i][c].store(to + i * stride + c * V::width);
   }
   /// Columns [column, Depth) of a row of `Depth` elements, each row divided by its own number.
   template <int Depth, class T>
   MOE_INLINE void divide_store(A const (&by)[Rows], T* to, index_t stride, int column) const {
-MOE_UNROLL(8)
+    MOE_UNROLL(8)
     for (int i = 0; i < Rows; ++i)
-MOE_UNROLL(2)
+      MOE_UNROLL(2)
       for (int c = 0; c < Vectors; ++c) store_part<Depth>(sum[i][c] / V::all(by[i]), to + i * stride, column + c * V::width);
   }
   /// Rows [First, Last):  sum[i] = madd(a[i * Stride], b, sum[i]).
   template <int Stride, int First = 0, int Last = Rows>
   MOE_INLINE void step(A const* a, A const* b) {
     V row[Vectors];
-MOE_UNROLL(2)
+    MOE_UNROLL(2)
     for (int c = 0; c < Vectors; ++c) row[c] = V::load(b + c * V::width);
-MOE_UNROLL(8)
+    MOE_UNROLL(8)
     for (int i = First; i < Last; ++i) {
       V const x = V::all(a[i * Stride]);
-MOE_UNROLL(2)
+      MOE_UNROLL(2)
       for (int c = 0; c < Vectors; ++c) sum[i][c] = madd(x, row[c], sum[i][c]);
     }
   }

@@ -3,27 +3,6 @@
 
 namespace moe::inline MOE_ISA::detail {
 
-/// Rows r and r + Step of a square exchange the lanes that stand on the wrong side of `Step`.
-template <int Step, class A, int... I>
-MOE_INLINE void exchange(simd<A>& a, simd<A>& b, std::integer_sequence<int, I...>) {
-  constexpr int width = simd<A>::width;
-  auto const low = shuffled<((I & Step) != 0 ? width + I - Step : I)...>(a.v, b.v);
-  b.v = shuffled<((I & Step) != 0 ? width + I : I + Step)...>(a.v, b.v);
-  a.v = low;
-}
-
-/// Transposes the square of `width` vectors: lanes cross over at distance width/2, ..., 2, 1.
-template <class A, int Step = simd<A>::width / 2>
-MOE_INLINE void transpose(simd<A> (&square)[simd<A>::width]) {
-  constexpr int width = simd<A>::width;
-  if constexpr (Step > 0) {
-MOE_UNROLL(16)
-    for (int r = 0; r < width; ++r)
-      if ((r & Step) == 0) exchange<Step>(square[r], square[r + Step], std::make_integer_sequence<int, width>{});
-    transpose<A, Step / 2>(square);
-  }
-}
-
 /// to[k, j] = from_j[k] for the `count` <= panel rows j of `from`, zero for the other columns of the panel.
 ///   to  [Depth, attention_tile::panel]
 template <int Depth, class A, class T>
@@ -33,10 +12,10 @@ inline void pack_panel(A* to, T const* from, index_t stride, index_t count) {
   for (int j0 = 0; j0 < attention_tile<A>::panel; j0 += width)
     for (int k0 = 0; k0 < Depth; k0 += width) {
       V square[width];
-MOE_UNROLL(16)
+      MOE_UNROLL(16)
       for (int j = 0; j < width; ++j) square[j] = j0 + j < count ? load_part<Depth, A>(from + (j0 + j) * stride, k0) : V::zero();
       transpose(square);
-MOE_UNROLL(16)
+      MOE_UNROLL(16)
       for (int k = 0; k < width; ++k)
         if (k0 + k < Depth) square[k].store(to + (k0 + k) * attention_tile<A>::panel + j0);
     }
@@ -47,7 +26,7 @@ template <int Depth, int Padded, class A, class T>
 inline void pack_rows_scaled(A* to, T const* from, index_t stride, index_t count, A scale) {
   using V = simd<A>;
   for (index_t i = 0; i < count; ++i)
-MOE_UNROLL(8)
+    MOE_UNROLL(8)
     for (int k = 0; k < Padded; k += V::width) (load_part<Depth, A>(from + i * stride, k) * V::all(scale)).store(to + i * Padded + k);
 }
 
@@ -56,7 +35,7 @@ template <int Depth, int Padded, class A, class T>
 inline void unpack_rows_scaled(T* to, index_t stride, A const* from, index_t count, A scale) {
   using V = simd<A>;
   for (index_t i = 0; i < count; ++i)
-MOE_UNROLL(8)
+    MOE_UNROLL(8)
     for (int k = 0; k < Padded; k += V::width) store_part<Depth>(V::load(from + i * Padded + k) * V::all(scale), to + i * stride, k);
 }
 
