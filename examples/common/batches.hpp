@@ -1,0 +1,49 @@
+#pragma once
+// Which tokens a step learns from, and which windows an evaluation reads.
+#include <cstdint>
+#include <vector>
+
+#include <moe/core/tensor.hpp>
+
+namespace trainer {
+
+using moe::index_t;
+
+/// Windows of `length` tokens and the target behind each, so that every epoch shows each token once, in an order and from a first place that Philox
+/// draws from (seed, epoch). What row number `row` of the whole training (counted over all steps) holds depends on seed and row alone.
+class training_windows {
+ public:
+  /// Throws bad_argument if the tokens are too few for one window.
+  training_windows(std::vector<int> tokens, index_t length, std::uint64_t seed);
+  index_t size() const { return static_cast<index_t>(tokens_.size()); }
+  index_t per_epoch() const { return windows_; }
+  int last() const { return tokens_.back(); }
+  /// Fills `token` and `target`, both [rows * length], with rows first_row, first_row + 1, ...
+  void fill(index_t first_row, moe::vector_view<int> token, moe::vector_view<int> target);
+
+ private:
+  void shuffle(index_t epoch);
+  std::vector<int> tokens_;
+  index_t length_, windows_, epoch_ = -1, phase_ = 0;
+  std::uint64_t seed_;
+  std::vector<std::uint32_t> order_;
+};
+
+/// Windows over held-out text in which each token is a target exactly once. The input before the first token is `before` (the last token of the
+/// training text). Neighbouring windows share `overlap` tokens of context, which are targets only in the earlier one: a token is predicted from
+/// at least `overlap` and at most `length` tokens, all within its window.
+class evaluation_windows {
+ public:
+  /// Throws bad_argument unless there is a token and 0 <= overlap < length.
+  evaluation_windows(std::vector<int> tokens, int before, index_t length, index_t overlap = 0);
+  index_t count() const { return windows_; }
+  index_t size() const { return static_cast<index_t>(tokens_.size()) - 1; }
+  /// Fills one row; targets beyond the text or seen by the window before are -1. A window >= count() has no targets.
+  void fill(index_t window, moe::vector_view<int> token, moe::vector_view<int> target) const;
+
+ private:
+  std::vector<int> tokens_;  // `before`, then the text
+  index_t length_, overlap_, windows_;
+};
+
+}  // namespace trainer

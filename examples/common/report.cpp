@@ -1,0 +1,72 @@
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdio>
+
+#include <examples/common/progress.hpp>
+#include <examples/common/session.hpp>
+#include <examples/common/text.hpp>
+
+namespace trainer {
+namespace {
+
+/// "  name                 12,345" with the number flush right.
+std::string row(std::string const& name, std::string const& value, std::string const& note = "") {
+  std::string s = "  " + name;
+  s.resize(std::max<std::size_t>(24, s.size()), ' ');
+  s += std::string(value.size() < 16 ? 16 - value.size() : 0, ' ') + value;
+  return note.empty() ? s : s + "  " + note;
+}
+
+}  // namespace
+
+void dry_run(engine const& model, preset const& p, run_config const& c, moe::cpu const& space) {
+  console out(stdout);
+  auto const parameters = model.parameters();
+  std::array<index_t, 8> of_group{};
+  index_t total = 0;
+  for (auto const& x : parameters) of_group[static_cast<std::size_t>(x.group)] += x.elements(), total += x.elements();
+  out.print("preset " + std::string(p.name) + ": " + p.what);
+  out.print("parameters");
+  for (std::size_t g = 0; g < of_group.size(); ++g)
+    if (of_group[g] > 0) out.print(row(std::string(moe::nn::name_of(static_cast<parameter_group>(g))), thousands(of_group[g])));
+  out.print(row("all", thousands(total)));
+  out.print(row("active per token", thousands(model.active_parameters())));
+  memory_plan const m = plan_memory(model, space, {c.batch, c.length}, true);
+  auto const bytes = [](std::size_t n) { return bytes_text(static_cast<double>(n)); };
+  out.print("memory of training, allocated once before the first step");
+  out.print(row("weights", bytes(m.weights)));
+  out.print(row("gradients", bytes(m.gradients)));
+  out.print(row("moments", bytes(m.moments), "two of AdamW"));
+  out.print(row("activations", bytes(m.activations), std::to_string(c.batch) + " sequences of " + std::to_string(c.length) + " tokens"));
+  out.print(row("scratch", bytes(m.scratch), std::to_string(space.threads) + " threads"));
+  out.print(row("decoding", bytes(m.decoding), "keys, values and logits"));
+  out.print(row("batch", bytes(m.batch)));
+  out.print(row("all", bytes(m.total())));
+  out.print("work of training");
+  double const flops = model.flops_per_token(c.length);
+  out.print(row("FLOPs per token", thousands(std::llround(flops)), "forward and backward"));
+  out.print(row("tokens per step", thousands(c.tokens_per_step())));
+  out.print(row("GFLOPs per step", thousands(std::llround(flops * static_cast<double>(c.tokens_per_step()) * 1e-9))));
+}
+
+std::vector<std::string> load_report(expert_load const& load) {
+  static constexpr char const shades[] = " .:-=+*#%@";
+  std::vector<std::string> lines;
+  for (std::size_t l = 0; l < load.counts.size(); ++l) {
+    auto const& counts = load.counts[l];
+    index_t sum = 0;
+    for (index_t n : counts) sum += n;
+    if (sum == 0) continue;
+    double const mean = static_cast<double>(sum) / static_cast<double>(counts.size());
+    auto const [low, high] = std::minmax_element(counts.begin(), counts.end());
+    std::string bar;
+    for (index_t n : counts) bar += shades[std::clamp(static_cast<int>(std::lround(4.0 * static_cast<double>(n) / mean)), n > 0 ? 1 : 0, 9)];
+    lines.push_back("layer " + std::to_string(l) + ": load of its " + std::to_string(counts.size()) + " experts [" + bar + "] " +
+                    fixed(static_cast<double>(*low) / mean, 2) + ".." + fixed(static_cast<double>(*high) / mean, 2) + " of the mean (= is the mean)");
+  }
+  if (!lines.empty()) lines.push_back("dropped tokens: " + thousands(load.dropped));
+  return lines;
+}
+
+}  // namespace trainer

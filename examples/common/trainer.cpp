@@ -1,0 +1,108 @@
+#include <examples/common/trainer.hpp>
+
+#include <cstdio>
+#include <new>
+
+#include <examples/common/corpus.hpp>
+#include <examples/common/process.hpp>
+#include <examples/common/progress.hpp>
+#include <examples/common/runs.hpp>
+#include <examples/common/session.hpp>
+#include <examples/common/text.hpp>
+
+namespace trainer {
+
+namespace {
+
+/// A run that exists.
+struct opened {
+  place where;
+  run_config config;
+  codec tokens;
+  moe::cpu space;
+};
+
+opened open_run(engine& model, preset const& p, options const& o) {
+  place where = existing_place(o, p);
+  for (auto const& line : where.saved->skipped) std::fprintf(stderr, "damaged checkpoint passed over: %s\n", line.c_str());
+  run_config config = from_fields(where.saved->config);
+  opened run{where, config, config.tokenizer == "bpe" ? codec::load(where.directory + "/tokenizer.json") : codec::learn("bytes", 256, {}), {}};
+  config.preset = p.name;
+  check_same_model(*where.saved, identity(config, model, run.tokens.checksum()));
+  if (o.threads > 0) run.space.threads = o.threads;
+  return run;
+}
+
+}  // namespace
+
+int evaluate_command(engine& model, preset const& p, options const& o) {
+  opened const run = open_run(model, p, o);
+  sequence_shape const n{run.config.batch, run.config.length};
+  corpus const text = load_corpus(o.data);
+  console out(stdout);
+  out.print("checkpoint: " + run.where.saved->path + ", step " + std::to_string(run.where.saved->step));
+  out.print("text: " + text.name + ", " + (o.whole ? "all of it" : "its last tenth"));
+  if (text.hash != run.where.saved->data_hash) out.print("this is not the text the model was trained on");
+  std::vector<int> ids = run.tokens.encode(o.whole ? std::string_view(text.text) : text.held_out());
+  std::vector<int> const before =
+      run.tokens.encode(o.whole ? std::string_view("\n") : text.training().substr(text.split > 4096 ? text.split - 4096 : 0));
+  evaluation_windows const windows(std::move(ids), before.back(), n.length, o.overlap);
+  run_memory memory(model, run.space, n, false);
+  load_run(run.where.saved->path, model.parameters(), {memory.weights, nullptr, nullptr});
+  stop_signals const signals;
+  evaluation const e = evaluate(model, run.space, memory, n, windows, run.tokens.bytes(), 0, 1, windows.count(), [&](index_t done) {
+    out.update("window " + std::to_string(done) + " of " + std::to_string(windows.count()));
+    return stop_signals::received() != 0;
+  });
+  if (int const signal = stop_signals::received()) return 128 + signal;
+  for (auto const& line : load_report(e.load)) out.print(line);
+  out.print("tokens: " + thousands(e.tokens) + " in " + duration_text(e.seconds) + ", each from " +
+            (o.overlap > 0 ? std::to_string(o.overlap) + " to " : "at most ") + std::to_string(n.length) + " tokens of context");
+  out.print("held-out bits per byte: " + fixed(e.bits_per_byte(), 4));
+  return 0;
+}
+
+int sample_command(engine& model, preset const& p, options const& o) {
+  opened const run = open_run(model, p, o);
+  run_memory memory(model, run.space, {1, run.config.length}, false, false);
+  load_run(run.where.saved->path, model.parameters(), {memory.weights, nullptr, nullptr});
+  stop_signals const signals;
+  std::fputs(printable(o.prompt).c_str(), stdout);
+  std::string pending;  // a token may end inside a character
+  generate(model, run.space, memory, run.config.length, run.tokens,
+           {.prompt = o.prompt, .characters = o.characters, .temperature = o.temperature, .top_p = o.top_p, .seed = o.seed.value_or(1)},
+           [&](std::string const& piece) {
+             pending += piece;
+             std::string const ready = pending.substr(0, complete_characters(pending));
+             pending.erase(0, ready.size());
+             std::fputs(printable(ready).c_str(), stdout);
+             return std::fflush(stdout) == 0 && stop_signals::received() == 0;
+           });
+  std::printf("%s\n", printable(pending).c_str());
+  int const signal = stop_signals::received();
+  return signal == 0 ? 0 : 128 + signal;
+}
+
+int run(int argc, char const* const* argv, engine& model, preset const& settings) {
+  try {
+    options const o = parse_options(argc, argv, settings, model.vocab());
+    moe::check_machine();
+    if (o.what == command::eval) return evaluate_command(model, settings, o);
+    if (o.what == command::sample) return sample_command(model, settings, o);
+    if (!o.dry_run) return train(model, settings, o);
+    moe::cpu space;
+    if (o.threads > 0) space.threads = o.threads;
+    dry_run(model, settings, new_config(o, settings, model.vocab()), space);
+    return 0;
+  } catch (usage_exit const& e) {
+    std::fputs(e.text.c_str(), e.code == 0 ? stdout : stderr);
+    return e.code;
+  } catch (std::bad_alloc const&) {
+    std::fprintf(stderr, "error: out of memory\n");
+  } catch (std::exception const& e) {
+    std::fprintf(stderr, "error: %s\n", e.what());
+  }
+  return 1;
+}
+
+}  // namespace trainer

@@ -1,0 +1,81 @@
+#pragma once
+// A model small enough to know by heart: logits of the next token = W[token], a bigram table. It has a "router" that sends token t to expert t % 4.
+#include <cmath>
+#include <csignal>
+#include <limits>
+
+#include <examples/common/engine.hpp>
+#include <examples/common/trainer.hpp>
+
+namespace test {
+
+using moe::index_t;
+
+class bigram final : public trainer::engine {
+ public:
+  index_t poison_pass = -1;               ///< the gradient of this pass (counted from 0) gets a NaN
+  int raise_pass = -1, raise_signal = 0;  ///< sends this signal to the process in that pass
+
+  index_t vocab() const override { return 256; }
+  index_t buffer_size() const override { return 256 * 256 + 16; }
+  index_t active_parameters() const override { return 256; }
+  double flops_per_token(index_t) const override { return 6 * 256; }
+  std::vector<trainer::parameter_info> parameters() const override {
+    using namespace moe::nn;
+    return {{"table.weight", parameter_group::unembedding, {}, 0, 256 * 256, 1, 256, 256, &row_major::offset, 256 * 256},
+            {"unused.norm", parameter_group::norm, {}, 256 * 256, 16, 1, 1, 16, &row_major::offset, 16}};
+  }
+  void initialise(float* w, std::uint64_t seed) const override {
+    moe::random_stream const random{seed, moe::random_purpose::initialisation, 0};
+    for (index_t i = 0; i < buffer_size(); ++i) w[i] = static_cast<float>(0.02 * random.normal(static_cast<std::uint64_t>(i)));
+  }
+  std::size_t activation_bytes(trainer::sequence_shape n) const override { return moe::aligned(static_cast<std::size_t>(n.tokens()) * sizeof(int)); }
+  std::size_t scratch_bytes(moe::cpu const&, trainer::sequence_shape) const override { return 256 * sizeof(double); }
+  std::size_t state_bytes(index_t) const override { return 64; }
+  std::size_t decode_scratch_bytes(moe::cpu const&, index_t, index_t) const override { return 0; }
+
+  void reserve(moe::arena& memory, trainer::sequence_shape n) override { last_ = memory.vec<int>(n.tokens()); }
+  trainer::losses loss_and_gradient(moe::cpu const&, float const* w, float* g, trainer::token_view token, trainer::token_view target, double scale,
+                                    moe::arena& scratch) override {
+    index_t const pass = passes_++;
+    if (pass == raise_pass) raise(raise_signal);
+    trainer::losses const l = pass_over(w, g, token, target, scale, scratch);
+    if (pass == poison_pass) g[300] = std::numeric_limits<float>::quiet_NaN();
+    return l;
+  }
+  trainer::losses loss(moe::cpu const&, float const* w, trainer::token_view token, trainer::token_view target, moe::arena& scratch) override {
+    return pass_over(w, nullptr, token, target, 0, scratch);
+  }
+  void add_load(trainer::expert_load& load) override {
+    if (load.counts.empty()) load.counts.push_back(std::vector<index_t>(4, 0));
+    for (index_t t = 0; t < last_.extent<0>(); ++t) ++load.counts[0][static_cast<std::size_t>(last_(t) % 4)];
+  }
+  void start_decoding(moe::arena&, index_t) override {}
+  void decode(moe::cpu const&, float const* w, trainer::token_view token, moe::matrix_view<float> logits, moe::arena&) override {
+    for (index_t t = 0; t < token.extent<0>(); ++t) std::copy_n(w + 256 * token(t), 256, logits.row(t));
+  }
+
+ private:
+  trainer::losses pass_over(float const* w, float* g, trainer::token_view token, trainer::token_view target, double scale, moe::arena& scratch) {
+    moe::arena::scope const scope(scratch);
+    double* const p = scratch.take<double>(256);
+    trainer::losses l;
+    for (index_t t = 0; t < target.extent<0>(); ++t) l.targets += target(t) >= 0;
+    for (index_t t = 0; t < token.extent<0>(); ++t) {
+      last_(t) = token(t);
+      if (target(t) < 0) continue;
+      float const* const row = w + 256 * token(t);
+      double sum = 0;
+      for (int i = 0; i < 256; ++i) sum += p[i] = std::exp(static_cast<double>(row[i]));
+      l.cross_entropy_sum += std::log(sum) - static_cast<double>(row[target(t)]);
+      if (g == nullptr) continue;
+      for (int i = 0; i < 256; ++i)
+        g[256 * token(t) + i] += static_cast<float>(scale * (p[i] / sum - (i == target(t))) / static_cast<double>(l.targets));
+    }
+    return l;
+  }
+  moe::vector_view<int> last_;
+  index_t passes_ = 0;
+};
+
+}  // namespace test

@@ -1,0 +1,210 @@
+// Whole runs of the trainer with a bigram table in place of a model, each in a process of its own.
+#include <test/support.hpp>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdlib>
+#include <fstream>
+#include <iostream>
+
+#include <fcntl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <examples/common/process.hpp>
+#include <moe/io/checkpoint.hpp>
+#include <test/examples/fake_engine.hpp>
+
+namespace {
+
+struct result {
+  int code;
+  std::string out, err;
+};
+
+/// A directory with a text, removed at the end.
+struct folder {
+  std::string path = "/tmp/moe_trainer_" + std::to_string(getpid()), text = path + "/a text.txt";
+  folder() {
+    moe::make_directories(path);
+    std::ofstream file(text);
+    moe::random_stream const random{1, moe::random_purpose::test, 3};
+    for (std::uint64_t i = 0; i < 3000; ++i) file << (random.below(i, 3) == 0 ? "and the " : "of them\n");
+  }
+  ~folder() { (void)!std::system(("rm -rf " + path).c_str()); }
+  std::string run(std::string const& name) const { return path + "/" + name; }
+};
+
+result run(test::bigram model, std::vector<std::string> arguments, char const* environment = nullptr) {
+  static int count = 0;
+  std::string const out = "/tmp/moe_out_" + std::to_string(getpid()) + "_" + std::to_string(++count), err = out + "e";
+  std::cout.flush();
+  std::fflush(nullptr);  // or the child writes our buffers as well
+  pid_t const child = fork();
+  if (child == 0) {
+    int const o = open(out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), e = open(err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    dup2(o, 1), dup2(e, 2);
+    if (environment != nullptr) setenv("MOE_STOP_AFTER", environment, 1);
+    std::vector<char const*> argv{"fake"};
+    for (auto const& a : arguments) argv.push_back(a.c_str());
+    trainer::preset const preset{.name = "fake", .what = "a test", .minutes = 0.01, .batch = 4, .length = 16, .tokenizer = "bytes", .lr = 0.05};
+    int const code = trainer::run(static_cast<int>(argv.size()), argv.data(), model, preset);
+    std::fflush(stdout);
+    _exit(code);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  result r{WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status), moe::read_file(out), moe::read_file(err)};
+  unlink(out.c_str()), unlink(err.c_str());
+  return r;
+}
+
+/// The tensor file and the manifest of the newest checkpoint.
+std::pair<std::string, std::string> bytes_of(std::string const& directory) {
+  auto const c = moe::latest_checkpoint(directory);
+  REQUIRE(c.has_value());
+  return {moe::read_file(c->path), moe::read_file(directory + "/" + moe::detail::step_name(c->manifest.step) + ".json")};
+}
+double number_after(std::string const& text, std::string const& label) {
+  auto const at = text.rfind(label);
+  return at == std::string::npos ? -1 : std::strtod(text.c_str() + at + label.size(), nullptr);
+}
+
+}  // namespace
+
+TEST_CASE("trainer: learns, reports, samples, and evaluates the same again") {
+  folder const f;
+  result const r = run({}, {"train", "--data", f.text, "--out", f.run("a"), "--steps", "200"});
+  INFO(r.out, r.err);
+  CHECK(r.code == 0);
+  double const bits = number_after(r.out, "\nheld-out bits per byte: ");
+  CHECK(bits > 0.1);
+  CHECK(bits < 1.5);                                                                     // a uniform guess is 8
+  CHECK(r.out.rfind("held-out bits per byte: ") > r.out.rfind('\n', r.out.size() - 2));  // the last line
+  for (char const* part : {"\ntokens/s: ", "\ncheckpoint: ", "\nloss plot: ", "\nxz -9 bits per byte: ", "sample (temperature 0.8",
+                           "load of its 4 experts", "step 1/200", "step 200/200"})
+    CHECK_MESSAGE(test::contains(r.out, part), part);
+  CHECK_FALSE(test::contains(r.out, "\r"));
+  CHECK(test::contains(moe::read_file(f.run("a") + "/loss.svg"), "</svg>"));
+  std::string const log = moe::read_file(f.run("a") + "/log.csv");
+  CHECK(std::count(log.begin(), log.end(), '\n') == 201);
+  result const e = run({}, {"eval", "--data", f.text, "--out", f.run("a")});
+  CHECK(e.code == 0);
+  CHECK(number_after(e.out, "held-out bits per byte: ") == bits);
+  CHECK(run({}, {"eval", "--data", f.text, "--out", f.run("a"), "--overlap", "8"}).code == 0);
+  result const s = run({}, {"sample", "--out", f.run("a"), "--prompt", "and ", "--characters", "50"});
+  CHECK(s.code == 0);
+  CHECK(s.out.find("and ") == 0);
+  CHECK(s.out.size() >= 54);
+  CHECK(run({}, {"sample", "--out", f.run("a"), "--prompt", "and ", "--characters", "50"}).out == s.out);
+  CHECK(run({}, {"sample", "--out", f.run("a"), "--prompt", "and ", "--characters", "50", "--seed", "2"}).out != s.out);
+  result const again = run({}, {"train", "--data", f.text, "--out", f.run("a"), "--steps", "5"});
+  CHECK(again.code == 1);
+  CHECK(test::contains(again.err, "holds a run already; --resume continues it"));
+}
+
+TEST_CASE("trainer: a run that was stopped and resumed equals one that never stopped, byte for byte") {
+  folder const f;
+  std::vector<std::string> const common{"--data", f.text, "--steps", "40", "--accumulate", "2", "--seed", "9"};
+  auto const with = [&](std::vector<std::string> more) {
+    more.insert(more.end(), common.begin(), common.end());
+    return more;
+  };
+  REQUIRE(run({}, with({"train", "--out", f.run("whole")})).code == 0);
+  auto const whole = bytes_of(f.run("whole"));
+  struct stop {
+    int signal, code;
+  };
+  for (stop const s : {stop{SIGINT, 130}, stop{SIGTERM, 143}, stop{SIGHUP, 129}}) {
+    std::string const out = f.run("stopped" + std::to_string(s.signal));
+    test::bigram model;
+    model.raise_pass = 30, model.raise_signal = s.signal;  // in the first half of step 16
+    result const r = run(model, with({"train", "--out", out}));
+    INFO(r.out, r.err);
+    CHECK(r.code == s.code);
+    CHECK(test::contains(r.out, "after step 16 of 40; saved"));
+    CHECK_FALSE(test::contains(r.out, "held-out bits per byte"));
+    result const resumed = run({}, {"train", "--data", f.text, "--resume", "--out", out, "--threads", "3"});
+    INFO(resumed.out, resumed.err);
+    CHECK(resumed.code == 0);
+    CHECK(test::contains(resumed.out, "after step 16 of 40"));
+    CHECK(bytes_of(out) == whole);
+    std::string const log = moe::read_file(out + "/log.csv");
+    CHECK(std::count(log.begin(), log.end(), '\n') == 41);
+  }
+  // killed between checkpoints: the steps since the last one are done again
+  test::bigram model;
+  model.raise_pass = 50, model.raise_signal = SIGKILL;
+  CHECK(run(model, with({"train", "--out", f.run("killed"), "--checkpoint-every", "7"})).code == 1000 + SIGKILL);
+  CHECK(run({}, {"train", "--data", f.text, "--resume", "--out", f.run("killed")}).code == 0);
+  CHECK(bytes_of(f.run("killed")) == whole);
+}
+
+TEST_CASE("trainer: resume refuses what would give another run, and names it") {
+  folder const f;
+  REQUIRE(run({}, {"train", "--data", f.text, "--out", f.run("a"), "--steps", "5"}).code == 0);
+  result r = run({}, {"train", "--data", f.text, "--out", f.run("a"), "--resume", "--lr", "0.01", "--batch", "2", "--steps", "9"});
+  CHECK(r.code == 1);
+  for (char const* part : {"lr: saved 0.05, now 0.01", "batch: saved 4, now 2", "steps: saved 5, now 9"})
+    CHECK_MESSAGE(test::contains(r.err, part), part);
+  CHECK_FALSE(test::contains(r.err, "seed"));
+  std::ofstream(f.text, std::ios::app) << "more";
+  r = run({}, {"train", "--data", f.text, "--out", f.run("a"), "--resume"});
+  CHECK(r.code == 1);
+  CHECK(test::contains(r.err, "data: saved hash"));
+  r = run({}, {"train", "--data", f.text, "--out", f.run("none"), "--resume"});
+  CHECK(r.code == 1);
+  CHECK(test::contains(r.err, "holds no checkpoint"));
+}
+
+TEST_CASE("trainer: a gradient that is not a number stops the run, is named, and leaves the last checkpoint") {
+  folder const f;
+  test::bigram model;
+  model.poison_pass = 6;
+  result const r = run(model, {"train", "--data", f.text, "--out", f.run("a"), "--steps", "20", "--checkpoint-every", "4"});
+  CHECK(r.code == 3);
+  CHECK(test::contains(r.err, "step 7: "));
+  CHECK(test::contains(r.err, "first gradient that is not finite: table.weight (1 of 65536 elements)"));
+  CHECK(test::contains(r.err, "first weight that is not finite: none"));
+  CHECK(test::contains(r.err, "step_00000004.safetensors"));
+  CHECK(moe::latest_checkpoint(f.run("a"))->manifest.step == 4);
+}
+
+TEST_CASE("trainer: time limits plan the steps, and a planned run equals one with that number of steps") {
+  folder const f;
+  result const r = run({}, {"train", "--data", f.text, "--out", f.run("a")}, "300ms");
+  INFO(r.out, r.err);
+  CHECK(r.code == 0);
+  CHECK(test::contains(r.out, "\nplan: "));
+  auto const steps = moe::latest_checkpoint(f.run("a"))->manifest.step;
+  CHECK(steps >= 1);
+  if (!test::contains(r.out, "stopped by the time limit")) {
+    REQUIRE(run({}, {"train", "--data", f.text, "--out", f.run("b"), "--steps", std::to_string(steps)}).code == 0);
+    CHECK(bytes_of(f.run("a")) == bytes_of(f.run("b")));
+  }
+  result const limited = run({}, {"train", "--data", f.text, "--out", f.run("c"), "--steps", "100000000"}, "300ms");
+  CHECK(limited.code == 0);
+  CHECK(test::contains(limited.out, "stopped by the time limit at step"));
+}
+
+TEST_CASE("trainer: two trainers do not share a directory; a dry run makes none; short and missing texts are errors") {
+  folder const f;
+  result const dry = run({}, {"train", "--dry-run", "--out", f.run("dry")});
+  CHECK(dry.code == 0);
+  for (char const* part : {"active per token", "moments", "activations", "scratch", "FLOPs per token"})
+    CHECK_MESSAGE(test::contains(dry.out, part), part);
+  CHECK(access(f.run("dry").c_str(), F_OK) != 0);
+  moe::make_directories(f.run("locked"));
+  {
+    trainer::directory_lock const lock(f.run("locked"));
+    result const r = run({}, {"--data", f.text, "--out", f.run("locked"), "--steps", "1"});
+    CHECK(r.code == 1);
+    CHECK(test::contains(r.err, "another trainer works here (process " + std::to_string(getpid()) + ")"));
+  }
+  CHECK(run({}, {"--data", f.text, "--out", f.run("locked"), "--steps", "1"}).code == 0);
+  std::ofstream(f.path + "/short") << "a few words";
+  CHECK(test::contains(run({}, {"--data", f.path + "/short", "--out", f.run("x"), "--steps", "1"}).err, "needs at least 100"));
+  CHECK(test::contains(run({}, {"--data", f.path + "/none", "--out", f.run("x"), "--steps", "1"}).err, f.path + "/none"));
+  CHECK(test::contains(run({}, {"--data", f.text, "--out", f.run("x"), "--steps", "1", "--length", "100000"}).err, "too few for one window"));
+  CHECK(run({}, {"train", "--no-such-flag"}).code == 2);
+}
