@@ -68,7 +68,7 @@ struct language_model {
   template <class T, class S>
   static std::size_t scratch_bytes(S const& space, sequence_shape n) {
     return detail::measured([&](arena& a) { a.mat<T>(n.tokens(), d_model), a.mat<T>(n.tokens(), d_model); }) +
-           std::max({Body::template scratch_bytes<T>(space, n), cross_entropy_scratch_bytes<T>(space, n.tokens(), vocab, d_model),
+           std::max({Body::template scratch_bytes<T>(space, n), cross_entropy_scratch_bytes<T>(space, n.tokens(), d_model, vocab),
                      rms_norm_backward_scratch_bytes<T>(n.tokens(), d_model), embedding_backward_scratch_bytes(n.tokens(), vocab)});
   }
   template <class T, class S>
