@@ -84,6 +84,7 @@ TEST_CASE("trainer: learns, reports, samples, and evaluates the same again") {
   for (char const* part : {"\ntokens/s: ", "\ncheckpoint: ", "\nloss plot: ", "\nxz -9 bits per byte: ", "sample (temperature 0.8",
                            "load of its 4 experts", "step 1/200", "step 200/200"})
     CHECK_MESSAGE(test::contains(r.out, part), part);
+  CHECK(test::contains(r.out, "evaluated 2,400 tokens"));  // all of the held-out bytes, the last window of a batch that is not full included
   CHECK_FALSE(test::contains(r.out, "\r"));
   CHECK(test::contains(moe::read_file(f.run("a") + "/loss.svg"), "</svg>"));
   std::string const log = moe::read_file(f.run("a") + "/log.csv");
