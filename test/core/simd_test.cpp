@@ -105,6 +105,15 @@ TEST_CASE_TEMPLATE("all: also negative zero, infinity and NaN come through", T, 
   }
 }
 
+TEST_CASE_TEMPLATE("transpose: lane j of row i becomes lane i of row j", T, float, double) {
+  constexpr int width = simd<T>::width;
+  simd<T> square[width];
+  for (int i = 0; i < width; ++i) square[i] = ramp<T>(static_cast<T>(100 * i));
+  moe::transpose(square);
+  for (int i = 0; i < width; ++i)
+    for (int j = 0; j < width; ++j) REQUIRE(square[i][j] == static_cast<T>(100 * j + i));
+}
+
 TEST_CASE_TEMPLATE("sum across lanes: the tree of halves", T, float, double) {
   int const width = simd<T>::width;
   test::array<T> x(200, width);

@@ -34,9 +34,14 @@ struct simd {
   /// The first n lanes from memory, the others 0; reads nothing beyond.
   static MOE_INLINE simd load(T const* p, index_t n) {
     if (n >= width) return load(p);
+#if defined(MOE_AVX512) && !defined(__CUDACC__)
+    if constexpr (std::same_as<T, float>) return {__builtin_ia32_loadups512_mask(p, zero().v, static_cast<unsigned short>(first_lanes(n)))};
+    else return {__builtin_ia32_loadupd512_mask(p, zero().v, static_cast<unsigned char>(first_lanes(n)))};
+#else
     simd r = zero();
     if (n > 0) std::memcpy(&r.v, p, static_cast<std::size_t>(n) * sizeof(T));
     return r;
+#endif
   }
   static MOE_INLINE simd load(bf16 const* p)
     requires std::same_as<T, float>
@@ -55,7 +60,12 @@ struct simd {
   MOE_INLINE void store(T* p) const { std::memcpy(p, &v, sizeof v); }
   MOE_INLINE void store(T* p, index_t n) const {
     if (n >= width) return store(p);
+#if defined(MOE_AVX512) && !defined(__CUDACC__)  // a masked store; a memcpy of unknown length would also keep v in memory
+    if constexpr (std::same_as<T, float>) __builtin_ia32_storeups512_mask(p, v, static_cast<unsigned short>(first_lanes(n)));
+    else __builtin_ia32_storeupd512_mask(p, v, static_cast<unsigned char>(first_lanes(n)));
+#else
     if (n > 0) std::memcpy(p, &v, static_cast<std::size_t>(n) * sizeof(T));
+#endif
   }
   MOE_INLINE void store(bf16* p) const
     requires std::same_as<T, float>
@@ -67,6 +77,9 @@ struct simd {
   {
     for (int i = 0; i < width && i < n; ++i) p[i] = bf16(v[i]);
   }
+
+  /// A mask of the first n < width lanes; none for n < 0.
+  static MOE_INLINE unsigned first_lanes(index_t n) { return n > 0 ? (1u << n) - 1u : 0u; }
 
   MOE_INLINE T operator[](int i) const { return v[i]; }
   friend MOE_INLINE simd operator+(simd a, simd b) { return {a.v + b.v}; }
@@ -157,6 +170,31 @@ MOE_INLINE T fold(simd<T> a, F const& f) {
   else return fold<Half / 2>(f(a, rotate<Half>(a, std::make_integer_sequence<int, simd<T>::width>{})), f);
 }
 }  // namespace detail
+
+namespace detail {
+/// Exchanges lane bit `Bit` of two vectors: a keeps its lanes where the bit is clear and takes b's there into the others; b the reverse.
+template <int Bit, class V, int... L>
+MOE_INLINE void exchange(V& a, V& b, std::integer_sequence<int, L...>) {
+  constexpr int width = sizeof...(L);
+  V const low = shuffled<((L & Bit) != 0 ? width + L - Bit : L)...>(a, b), high = shuffled<((L & Bit) != 0 ? width + L : L + Bit)...>(a, b);
+  a = low, b = high;
+}
+template <int Bit, class T>
+MOE_INLINE void transpose_by(simd<T> (&row)[simd<T>::width]) {
+  if constexpr (Bit < simd<T>::width) {
+    MOE_UNROLL(16)
+    for (int i = 0; i < simd<T>::width; ++i)
+      if ((i & Bit) == 0) exchange<Bit>(row[i].v, row[i + Bit].v, std::make_integer_sequence<int, simd<T>::width>{});
+    transpose_by<2 * Bit>(row);
+  }
+}
+}  // namespace detail
+
+/// Lane j of row i becomes lane i of row j.
+template <class T>
+MOE_INLINE void transpose(simd<T> (&row)[simd<T>::width]) {
+  detail::transpose_by<1>(row);
+}
 
 /// Sum and maximum of the lanes, by halves: ((0+8)+(4+12))+... A fixed tree.
 template <class T>

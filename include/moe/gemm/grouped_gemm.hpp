@@ -52,7 +52,8 @@ template <grouped_gemm_config C = grouped_gemm_config{}, class T, index_t YR, in
 void grouped_gemm(cpu const& space, in<T, dyn, dyn> x, in<index_t, dyn> offsets, in<T, dyn, dyn, dyn> w, tensor<T, YR, YC> const& y, arena& scratch,
                   in<int, dyn> gather = {}) {
   index_t const experts = w.template extent<0>(), rows = y.template extent<0>(), n = y.template extent<1>(), k = x.template extent<1>();
-  index_t const w_in = C.transpose_w ? w.template extent<2>() : w.template extent<1>(), w_out = C.transpose_w ? w.template extent<1>() : w.template extent<2>();
+  index_t const w_in = C.transpose_w ? w.template extent<2>() : w.template extent<1>();
+  index_t const w_out = C.transpose_w ? w.template extent<1>() : w.template extent<2>();
   expects(w_in == k, errc::shape_mismatch, "grouped_gemm: x has ", k, " columns, w sums over ", w_in);
   expects(w_out == n, errc::shape_mismatch, "grouped_gemm: y has ", n, " columns, w gives ", w_out);
   detail::check_offsets("grouped_gemm", offsets, experts, rows);

@@ -15,16 +15,32 @@ struct operand {
   T const* line(index_t l) const { return data + (index != nullptr ? index_t{index[l]} : l) * stride; }
 };
 
-/// to[k, i] = row_i[k] for `count` rows, k < depth, rows of `to` being `width` long: a transposition in tiles that stay in L1.
+/// What simd<A> can load.
+template <class A, class T>
+inline constexpr bool loads_as = std::same_as<T, A> || (std::same_as<T, bf16> && std::same_as<A, float>);
+
+/// to[k, i] = row_i[k] for i < count, 0 for count <= i < width, k < depth: rows of `to` are `width` long.
+/// Squares of one vector's width are transposed in registers.
 template <class A, class T, class Row>
 inline void pack_transposed(A* to, index_t width, index_t count, index_t depth, Row const& row) {
-  constexpr index_t tile = 16;
-  for (index_t k0 = 0; k0 < depth; k0 += tile) {
-    index_t const k1 = std::min(depth, k0 + tile);
-    for (index_t i = 0; i < count; ++i) {
-      T const* from = row(i);
-      for (index_t k = k0; k < k1; ++k) to[k * width + i] = static_cast<A>(from[k]);
+  using V = simd<A>;
+  if constexpr (loads_as<A, T>) {
+    for (index_t i0 = 0; i0 < width; i0 += V::width) {
+      T const* from[V::width];
+      for (index_t i = 0; i < V::width; ++i) from[i] = i0 + i < count ? row(i0 + i) : nullptr;
+      for (index_t k0 = 0; k0 < depth; k0 += V::width) {
+        V square[V::width];
+        MOE_UNROLL(16)
+        for (int i = 0; i < V::width; ++i) square[i] = i0 + i < count ? V::load(from[i] + k0, depth - k0) : V::zero();
+        transpose(square);
+        MOE_UNROLL(16)
+        for (int k = 0; k < V::width; ++k)
+          if (k0 + k < depth) square[k].store(to + (k0 + k) * width + i0, width - i0);
+      }
     }
+  } else {
+    for (index_t k = 0; k < depth; ++k)
+      for (index_t i = 0; i < width; ++i) to[k * width + i] = i < count ? static_cast<A>(row(i)[k]) : A(0);
   }
 }
 
@@ -36,7 +52,11 @@ inline void pack_rows(A* to, operand<T> const& a, index_t first, index_t count, 
   } else {
     for (index_t k = 0; k < depth; ++k) {
       T const* from = a.line(k0 + k) + first;
-      for (index_t i = 0; i < count; ++i) to[k * count + i] = static_cast<A>(from[i]);
+      if constexpr (loads_as<A, T>) {
+        for (index_t i = 0; i < count; i += simd<A>::width) simd<A>::load(from + i, count - i).store(to + k * count + i, count - i);
+      } else {
+        for (index_t i = 0; i < count; ++i) to[k * count + i] = static_cast<A>(from[i]);
+      }
     }
   }
 }
@@ -49,7 +69,7 @@ inline void pack_columns(A* to, operand<T> const& b, index_t first, index_t coun
   if (!b.transposed) {
     for (index_t k = 0; k < depth; ++k) {
       T const* from = b.line(k) + first;
-      if constexpr (std::same_as<T, A> || std::same_as<T, bf16>) {
+      if constexpr (loads_as<A, T>) {
         for (index_t j = 0; j < width; j += V::width) V::load(from + j, count - j).store(to + k * width + j);
       } else {
         for (index_t j = 0; j < width; ++j) to[k * width + j] = j < count ? static_cast<A>(from[j]) : A(0);
@@ -57,8 +77,6 @@ inline void pack_columns(A* to, operand<T> const& b, index_t first, index_t coun
     }
     return;
   }
-  if (count < width)
-    for (index_t i = 0; i < depth * width; ++i) to[i] = A(0);
   pack_transposed<A, T>(to, width, count, depth, [&](index_t j) { return b.line(first + j); });
 }
 
