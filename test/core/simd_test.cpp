@@ -144,7 +144,7 @@ TEST_CASE_TEMPLATE("max: of pairs and across lanes; one NaN anywhere is seen", T
   CHECK(moe::max(simd<T>::all(-std::numeric_limits<T>::infinity())) == -std::numeric_limits<T>::infinity());
 }
 
-TEST_CASE("exp of float: within 1.1 ulp of the exact value over the whole range, equal to the scalar forms, never NaN for a number") {
+TEST_CASE("exp of float: within 1.2 ulp of the exact value over the whole range, equal to the scalar forms, never NaN for a number") {
   double worst = 0;
   float worst_at = 0;
   std::uint64_t different = 0, outside = 0;
@@ -168,7 +168,7 @@ TEST_CASE("exp of float: within 1.1 ulp of the exact value over the whole range,
   }
   CHECK(different == 0);
   CHECK(outside == 0);
-  CHECK_MESSAGE(worst <= 1.1, worst << " ulp at " << worst_at);
+  CHECK_MESSAGE(worst <= 1.2, worst << " ulp at " << worst_at);
   CHECK(worst > 0.4);  // the comparison compares something
 }
 

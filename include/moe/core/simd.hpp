@@ -206,7 +206,7 @@ MOE_INLINE T max(simd<T> a) {
   return detail::fold<simd<T>::width / 2>(a, [](simd<T> x, simd<T> y) { return max(x, y); });
 }
 
-/// e^x. float: within 1.1 ulp by a degree-6 minimax polynomial (1 + r + ..., relative error 4e-9) on |r| <= ln2/2;
+/// e^x. float: within 1.2 ulp by a degree-6 minimax polynomial (1 + r + ..., relative error 4e-9) on |r| <= ln2/2;
 /// 0 below -104, +inf above 88.73, NaN stays. double: the C library's, lane by lane.
 template <class T>
 MOE_INLINE simd<T> exp(simd<T> x) {
