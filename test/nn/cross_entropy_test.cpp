@@ -14,11 +14,13 @@ struct problem {
   array<int> target;
   A<T> scale = A<T>(0.25);
   problem(index_t tokens, index_t d, index_t vocab, index_t gap = 0, index_t offset = 0)
-      : x(tokens, d, d + gap, offset), w(vocab, d, d + gap, offset), d_x(tokens, d, d + gap, offset), d_w(vocab, d, d + gap, offset), target(tokens) {
+      : x(tokens, d, d + gap, offset), w(vocab, d, d + gap, offset), d_x(tokens, d, d + gap, offset), d_w(vocab, d, d + gap, offset),
+        target(tokens) {
     x.normal(1), w.normal(2), d_w.normal(3);
     moe::random_stream const random{1, moe::random_purpose::test, 4};
     for (index_t t = 0; t < tokens; ++t)
-      target(t) = t % 5 == 3 ? -1 - static_cast<int>(t) : static_cast<int>(random.below(static_cast<std::uint64_t>(t), static_cast<std::uint64_t>(vocab)));
+      target(t) = t % 5 == 3 ? -1 - static_cast<int>(t)
+                             : static_cast<int>(random.below(static_cast<std::uint64_t>(t), static_cast<std::uint64_t>(vocab)));
   }
   std::size_t bytes(int threads) const { return moe::cross_entropy_scratch_bytes<T>(moe::cpu{threads}, x.rows(), x.columns(), w.rows()); }
   double run(int threads = 2) {
@@ -150,7 +152,8 @@ TEST_CASE_TEMPLATE("cross_entropy: d_w is one chain over the tokens, wherever th
   for (index_t begin = 0; begin < 700; begin += 100) {
     auto a = s.get();
     auto const rows = [&](array<T>& m) { return moe::rows_of(m.mat(), begin, begin + 100); };
-    sum += moe::cross_entropy(moe::cpu{2}, rows(parts.x), parts.w.mat(), moe::vec(parts.target.data() + begin, 100), parts.scale, rows(parts.d_x), parts.d_w.mat(), a);
+    sum += moe::cross_entropy(moe::cpu{2}, rows(parts.x), parts.w.mat(), moe::vec(parts.target.data() + begin, 100), parts.scale, rows(parts.d_x),
+                              parts.d_w.mat(), a);
   }
   CHECK(sum == doctest::Approx(loss).epsilon(1e-14));
   CHECK(same_bits(whole.d_x.values(), parts.d_x.values()));
@@ -217,7 +220,8 @@ TEST_CASE("cross_entropy: nothing happens with no tokens; errors come before any
   CHECK(text(p.x, p.w, two, p.d_x, p.d_w) == "cross_entropy: target has 2 elements, needs 3");
   CHECK(text(p.x, p.w, p.target, x2, p.d_w) == "cross_entropy: d_x is [2, 4], needs [3, 4]");
   CHECK(text(p.x, p.w, p.target, p.d_x, w8) == "cross_entropy: d_w is [8, 4], needs [9, 4]");
-  CHECK(error_of([&] { (void)moe::cross_entropy_loss(moe::cpu{1}, x5.mat(), p.w.mat(), p.target.vec(), a); }) == "cross_entropy_loss: w is [9, 4], needs [9, 5]");
+  CHECK(error_of([&] { (void)moe::cross_entropy_loss(moe::cpu{1}, x5.mat(), p.w.mat(), p.target.vec(), a); }) ==
+        "cross_entropy_loss: w is [9, 4], needs [9, 5]");
   p.target(2) = 9;
   CHECK(text(p.x, p.w, p.target, p.d_x, p.d_w) == "cross_entropy: target[2] is 9, needs to be below 9 (negative: ignored)");
   CHECK(std::isnan(p.d_x(0, 0)));
@@ -225,5 +229,7 @@ TEST_CASE("cross_entropy: nothing happens with no tokens; errors come before any
   auto const before = p.d_w.values();
   scratch small(p.bytes(1) - 1);
   auto b = small.get();
-  CHECK(contains(error_of([&] { moe::cross_entropy(moe::cpu{1}, p.x.mat(), p.w.mat(), p.target.vec(), 1.0f, p.d_x.mat(), p.d_w.mat(), b); }), "arena: "));
+  CHECK(contains(error_of([&] { moe::cross_entropy(moe::cpu{1}, p.x.mat(), p.w.mat(), p.target.vec(), 1.0f, p.d_x.mat(), p.d_w.mat(), b); }),
+                 "arena: "));
+  CHECK(same_bits(p.d_w.values(), before));
 }

@@ -85,7 +85,7 @@ TEST_CASE("layer_norm_backward: d_weight and d_bias are exact where the sums are
   }
 }
 
-TEST_CASE_TEMPLATE("layer_norm: the same bits for any number of threads and any strides; a row alone as in a batch; in place", T, float, double, bf16) {
+TEST_CASE_TEMPLATE("layer_norm: the same bits for any number of threads and any strides; a row alone; in place", T, float, double, bf16) {
   index_t const tokens = 200, d = 83;
   problem<T> expected(tokens, d);
   expected.forward(1), expected.backward(1);
@@ -170,8 +170,11 @@ TEST_CASE("layer_norm: nothing happens with no tokens; errors name the argument"
   p.forward();
   scratch s(16);
   auto a = s.get();
-  auto const backward = [&](array<float>& d_y, array<float>& w, array<float>& mean, array<float>& rstd, array<float>& d_x, array<float>& d_w, array<float>& d_b) {
-    return error_of([&] { moe::layer_norm_backward(cpu, d_y.mat(), p.x.mat(), w.vec(), mean.vec(), rstd.vec(), d_x.mat(), d_w.vec(), d_b.vec(), a); });
+  using V = array<float>;
+  auto const backward = [&](V& d_y, V& w, V& mean, V& rstd, V& d_x, V& d_w, V& d_b) {
+    return error_of([&] {
+      moe::layer_norm_backward(cpu, d_y.mat(), p.x.mat(), w.vec(), mean.vec(), rstd.vec(), d_x.mat(), d_w.vec(), d_b.vec(), a);
+    });
   };
   CHECK(backward(wide, p.w, p.mean, p.rstd, p.d_x, p.d_w, p.d_b) == "layer_norm_backward: d_y is [3, 5], needs [3, 4]");
   CHECK(backward(p.d_y, five, p.mean, p.rstd, p.d_x, p.d_w, p.d_b) == "layer_norm_backward: weight has 5 elements, needs 4");

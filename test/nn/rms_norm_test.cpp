@@ -15,8 +15,8 @@ struct problem {
   array<A<T>> rstd;
   A<T> eps = A<T>(1e-5);
   problem(index_t tokens, index_t d, index_t gap = 0, index_t offset = 0)
-      : x(tokens, d, d + gap, offset), w(d, 1, 0, offset), y(tokens, d, d + gap, offset), d_y(tokens, d, d + gap, offset), d_x(tokens, d, d + gap, offset),
-        d_w(d, 1, 0, offset), rstd(tokens) {
+      : x(tokens, d, d + gap, offset), w(d, 1, 0, offset), y(tokens, d, d + gap, offset), d_y(tokens, d, d + gap, offset),
+        d_x(tokens, d, d + gap, offset), d_w(d, 1, 0, offset), rstd(tokens) {
     x.normal(1), w.normal(2), d_y.normal(3), d_w.normal(4);
   }
   void forward(int threads = 2) { moe::rms_norm(moe::cpu{threads}, x.mat(), w.vec(), eps, y.mat(), rstd.vec()); }

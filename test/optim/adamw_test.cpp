@@ -8,7 +8,8 @@ namespace {
 template <class T>
 struct state {
   array<T> w, m, v, g;
-  explicit state(index_t n, std::uint64_t seed = 1, index_t offset = 0) : w(n, 1, 0, offset), m(n, 1, 0, offset + 1), v(n, 1, 0, offset), g(n, 1, 0, offset) {
+  explicit state(index_t n, std::uint64_t seed = 1, index_t offset = 0)
+      : w(n, 1, 0, offset), m(n, 1, 0, offset + 1), v(n, 1, 0, offset), g(n, 1, 0, offset) {
     w.normal(seed), m.fill(T(0)), v.fill(T(0)), g.normal(seed + 1);
   }
   void step(int threads, double lr, double decay, double scale, index_t t, moe::adamw_config c = {}) {

@@ -5,7 +5,7 @@
 //
 // Shapes  every argument is [rows, columns], its rows strided or not.
 // Alias   an output may be the very same view as an input; views that overlap in another way give nonsense.
-// Edges   0 rows or columns write nothing. NaN in an input that counts stays NaN. Finite inputs of any size give what the formula gives (no inf - inf);
+// Edges   0 rows or columns write nothing. NaN in an input stays NaN. Finite inputs of any size give what the formula gives (no inf - inf);
 //         -infinity gives NaN in silu, swiglu and gelu (the formula is -inf * 0).
 // Throws  shape_mismatch if the shapes differ.
 // Order   an element by itself: bitwise equal for any number of threads and any strides.
@@ -51,7 +51,8 @@ void map(char const* op, cpu const& space, double work, in<T, dyn, dyn> x, tenso
   using A = accumulator<T>;
   index_t const rows = y.template extent<0>(), columns = y.template extent<1>();
   check_matrix(op, "x", x, rows, columns);
-  matrix_vectors<A>(space, rows, columns, work, [=](index_t i, index_t c, auto n) { F::value(simd<A>::load(x.row(i) + c, n)).store(y.row(i) + c, n); });
+  matrix_vectors<A>(space, rows, columns, work,
+                    [=](index_t i, index_t c, auto n) { F::value(simd<A>::load(x.row(i) + c, n)).store(y.row(i) + c, n); });
 }
 template <class F, class T>
 void map_backward(char const* op, cpu const& space, double work, in<T, dyn, dyn> x, in<T, dyn, dyn> d_y, tensor<T, dyn, dyn> d_x) {

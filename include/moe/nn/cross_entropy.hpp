@@ -14,13 +14,14 @@ struct cross_entropy_scratch {
   matrix_view<A> padded;
   vector_view<double> nats;
   cross_entropy_scratch(arena& a, index_t tokens, index_t vocab)
-      : stride((vocab + simd<A>::width - 1) / simd<A>::width * simd<A>::width), padded(a.mat<A>(std::min(tokens, cross_entropy_chunk), stride)),
+      : stride((vocab + simd<A>::width - 1) / simd<A>::width * simd<A>::width),
+        padded(a.mat<A>(std::min(tokens, cross_entropy_chunk), stride)),
         nats(a.vec<double>(std::min(tokens, cross_entropy_chunk))) {}
 
   matrix_view<A> logits(index_t tokens, index_t vocab) const { return mat(padded.data(), tokens, vocab).with_row_stride(stride); }
 };
 
-/// -log softmax(row)[target]; if Gradient, the row becomes scale * (softmax(row) - one_hot(target)). `stride` elements, a multiple of the vector width.
+/// -log softmax(row)[target]; if Gradient, the row becomes scale * (softmax(row) - one_hot(target)). `stride` is a multiple of the vector width.
 template <bool Gradient, class A>
 double softmax_row(A* row, index_t vocab, index_t stride, int target, A scale) {
   using V = simd<A>;
@@ -83,6 +84,15 @@ matrix_view<A> weight_sums(cpu const& space, matrix_view<T> d_w, arena& scratch)
     return sums;
   }
 }
+
+/// Bytes for the largest of the three products.
+template <class T>
+std::size_t cross_entropy_gemm_bytes(cpu const& space, index_t tokens, index_t d, index_t vocab) {
+  using A = accumulator<T>;
+  index_t const chunk = std::min(tokens, cross_entropy_chunk);
+  return std::max({gemm_scratch_bytes<A>(space, chunk, vocab, d), gemm_scratch_bytes<T>(space, chunk, d, vocab),
+                   gemm_scratch_bytes<A>(space, vocab, d, chunk)});
+}
 }  // namespace detail
 
 /// Bytes of scratch of cross_entropy and cross_entropy_loss.
@@ -92,9 +102,7 @@ std::size_t cross_entropy_scratch_bytes(cpu const& space, index_t tokens, index_
   arena measure;
   detail::cross_entropy_scratch<A>(measure, tokens, vocab);
   if constexpr (!std::is_same_v<A, T>) measure.mat<A>(vocab, d);
-  index_t const chunk = std::min(tokens, detail::cross_entropy_chunk);
-  return measure.peak() + std::max({gemm_scratch_bytes<A>(space, chunk, vocab, d), gemm_scratch_bytes<T>(space, chunk, d, vocab),
-                                    gemm_scratch_bytes<A>(space, vocab, d, chunk)});
+  return measure.peak() + detail::cross_entropy_gemm_bytes<T>(space, tokens, d, vocab);
 }
 
 /// Cross-entropy of the logits x w^T, and its gradients, without ever holding the logits of more than 256 tokens:
@@ -111,12 +119,12 @@ std::size_t cross_entropy_scratch_bytes(cpu const& space, index_t tokens, index_
 ///   d_w     [vocab, d]    in/out  added to, rounded to T once; or an empty view: no gradient of w is formed
 ///   returns the loss in nats, a sum: divide by the number of targets for the mean
 ///
-/// Edges   tokens == 0 returns 0. Logits of any finite size give a finite loss (the maximum is subtracted first); a target whose logit is -infinity gives
-///         infinity. NaN in a row makes the loss NaN; NaN in x reaches d_w even where the token is ignored (0 * NaN).
-/// Throws  bad_argument with position and value of the first target out of range; shape_mismatch if the shapes differ; out_of_memory if scratch holds less
-///         than cross_entropy_scratch_bytes.
-/// Order   logits, d_x, d_w: one chain of madd each, over c, v, t ascending (see gemm). The softmax of a row by lanes and a fixed tree over v. The loss is
-///         summed in double, t ascending.
+/// Edges   tokens == 0 returns 0. Logits of any finite size give a finite loss (the maximum is subtracted first); a target whose logit is
+///         -infinity gives infinity. NaN in a row makes the loss NaN; NaN in x reaches d_w even where the token is ignored (0 * NaN).
+/// Throws  bad_argument with position and value of the first target out of range; shape_mismatch if the shapes differ; out_of_memory if scratch
+///         holds less than cross_entropy_scratch_bytes.
+/// Order   logits, d_x, d_w: one chain of madd each, over c, v, t ascending (see gemm). The softmax of a row by lanes and a fixed tree over v.
+///         The loss is summed in double, t ascending.
 /// Cost    6 tokens * vocab * d flops, one exponential per logit; w is packed twice per 256 tokens. Logits stay in accumulator<T>.
 template <class T>
 double cross_entropy(cpu const& space, in<T, dyn, dyn> x, in<T, dyn, dyn> w, in<int, dyn> target, accumulator<T> scale, tensor<T, dyn, dyn> d_x,
@@ -131,6 +139,10 @@ double cross_entropy(cpu const& space, in<T, dyn, dyn> x, in<T, dyn, dyn> w, in<
   arena::scope const scope(scratch);
   detail::cross_entropy_scratch<A> const s(scratch, tokens, vocab);
   auto const sums = weights ? detail::weight_sums<A, T>(space, d_w, scratch) : matrix_view<A>();
+  {  // too little scratch for a later product must show before the first one is done
+    arena::scope const probe(scratch);
+    scratch.take<std::byte>(static_cast<index_t>(detail::cross_entropy_gemm_bytes<T>(space, tokens, d, vocab)));
+  }
   double total = 0;
   for (index_t begin = 0; begin < tokens; begin += detail::cross_entropy_chunk) {
     index_t const end = std::min(tokens, begin + detail::cross_entropy_chunk);

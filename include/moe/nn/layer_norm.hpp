@@ -59,8 +59,8 @@ void layer_norm_backward_row(T const* d_y, T const* x, T const* w, row_moments<A
 ///   y             [tokens, d]   out  may be the very same view as x
 ///   mean, rstd    [tokens]      out  for the backward
 ///
-/// Edges   tokens == 0 writes nothing. A row of finite numbers whose sum or squares overflow is summed in the next wider type. A constant row gives the bias if eps > 0
-///         (exactly where its mean is exact). A NaN or an infinity makes its row NaN.
+/// Edges   tokens == 0 writes nothing. A row of finite numbers whose sum or squares overflow is summed in the next wider type. A constant row
+///         gives the bias if eps > 0 (exactly where its mean is exact). A NaN or an infinity makes its row NaN.
 /// Throws  shape_mismatch if the shapes differ; bad_argument unless eps is finite and not negative.
 /// Order   one worker per row; the mean first, then the squares, in accumulator<T> by lanes and a fixed tree that depends on d alone.
 /// Cost    reads 3 tokens * d elements (all but the first time from cache), writes tokens * d.
@@ -129,7 +129,8 @@ void layer_norm_backward(cpu const& space, in<T, dyn, dyn> d_y, in<T, dyn, dyn> 
   parallel_chunks(space, tokens, detail::norm_chunk, 12.0 * static_cast<double>(d), [&](index_t chunk, index_t begin, index_t end) {
     std::fill_n(partials.row(chunk), 2 * d, A(0));
     for (index_t t = begin; t < end; ++t)
-      detail::layer_norm_backward_row<A, T>(d_y.row(t), x.row(t), weight.data(), {mean.data()[t], rstd.data()[t]}, d_x.row(t), partials.row(chunk), d);
+      detail::layer_norm_backward_row<A, T>(d_y.row(t), x.row(t), weight.data(), {mean.data()[t], rstd.data()[t]}, d_x.row(t), partials.row(chunk),
+                                            d);
   });
   detail::add_row_sums(space, columns_of(partials, 0, d), d_weight);
   detail::add_row_sums(space, columns_of(partials, d, 2 * d), d_bias);

@@ -47,8 +47,8 @@ void rms_norm_backward_row(T const* d_y, T const* x, T const* w, A rstd, T* d_x,
 ///   y       [tokens, d]   out  may be the very same view as x
 ///   rstd    [tokens]      out  for the backward
 ///
-/// Edges   tokens == 0 writes nothing. A row of finite numbers whose squares overflow is summed in the next wider type. A row of zeros gives zeros if eps > 0.
-///         A NaN or an infinity makes its row NaN or leaves a NaN in it.
+/// Edges   tokens == 0 writes nothing. A row of finite numbers whose squares overflow is summed in the next wider type. A row of zeros gives zeros
+///         if eps > 0. A NaN or an infinity makes its row NaN or leaves a NaN in it.
 /// Throws  shape_mismatch if the shapes differ; bad_argument unless eps is finite and not negative.
 /// Order   one worker per row; sums over d in accumulator<T> by lanes and a fixed tree that depends on d alone.
 /// Cost    reads 2 tokens * d elements (the second time from cache), writes tokens * d.

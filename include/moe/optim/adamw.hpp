@@ -21,7 +21,8 @@ inline void check_adamw(double lr, double weight_decay, double grad_scale, index
   expects(step >= 1, errc::bad_argument, "adamw: step is ", step, ", needs to be at least 1");
   expects(c.beta1 >= 0 && c.beta1 < 1, errc::bad_argument, "adamw: beta1 is ", c.beta1, ", needs to be in [0, 1)");
   expects(c.beta2 >= 0 && c.beta2 < 1, errc::bad_argument, "adamw: beta2 is ", c.beta2, ", needs to be in [0, 1)");
-  expects(c.eps >= smallest_eps && not_negative(c.eps), errc::bad_argument, "adamw: eps is ", c.eps, ", needs to be finite and at least ", smallest_eps);
+  expects(c.eps >= smallest_eps && not_negative(c.eps), errc::bad_argument, "adamw: eps is ", c.eps, ", needs to be finite and at least ",
+          smallest_eps);
 }
 
 /// The constants of one step, formed in double, rounded once.
@@ -30,8 +31,8 @@ struct adamw_step {
   T decay, beta1, rest1, beta2, rest2, scale2, rate, eps, grad_scale;
   adamw_step(double lr, double weight_decay, double gradient_scale, index_t step, adamw_config c)
       : decay(T(madd(-lr, weight_decay, 1.0))), beta1(T(c.beta1)), rest1(T(1 - c.beta1)), beta2(T(c.beta2)), rest2(T(1 - c.beta2)),
-        scale2(T(1 / (1 - std::pow(c.beta2, static_cast<double>(step))))), rate(T(lr / (1 - std::pow(c.beta1, static_cast<double>(step))))), eps(T(c.eps)),
-        grad_scale(T(gradient_scale)) {}
+        scale2(T(1 / (1 - std::pow(c.beta2, static_cast<double>(step))))),
+        rate(T(lr / (1 - std::pow(c.beta1, static_cast<double>(step))))), eps(T(c.eps)), grad_scale(T(gradient_scale)) {}
 
   template <class N>
   MOE_INLINE void update(T* w, T* m, T* v, T const* g, N n) const {
@@ -57,8 +58,8 @@ struct adamw_step {
 ///   step          1 for the first
 ///
 /// Edges   n == 0 changes nothing. A NaN in g makes w, m and v NaN there; so does an infinity.
-/// Throws  shape_mismatch if the lengths differ; bad_argument for lr, weight_decay or grad_scale negative or not finite, lr * weight_decay > 1, step < 1, a
-///         beta outside [0, 1), eps below the smallest normal number of T.
+/// Throws  shape_mismatch if the lengths differ; bad_argument for lr, weight_decay or grad_scale negative or not finite, lr * weight_decay > 1,
+///         step < 1, a beta outside [0, 1), eps below the smallest normal number of T.
 /// Order   an element by itself: bitwise equal for any number of threads, and for a buffer updated whole or in parts.
 /// Cost    reads 4 n elements, writes 3 n: bound by memory.
 /// Source  Loshchilov and Hutter 2017, arXiv:1711.05101, algorithm 2; Kingma and Ba 2014, arXiv:1412.6980.

@@ -74,8 +74,8 @@ double global_norm(cpu const& space, V const& g, arena& scratch) {
   return global_norm<typename V::value_type>(space, g, scratch);
 }
 
-/// What to multiply a gradient of norm `norm` with so that its norm is at most `max_norm`: min(1, max_norm / (norm + 1e-6)). A norm that is NaN or infinite gives
-/// NaN: the step must not be taken, and adamw refuses it. max_norm = infinity clips nothing.
+/// What to multiply a gradient of norm `norm` with so that its norm is at most `max_norm`: min(1, max_norm / (norm + 1e-6)). A norm that is NaN or
+/// infinite gives NaN: the step must not be taken, and adamw refuses it. max_norm = infinity clips nothing.
 /// Throws  bad_argument unless max_norm > 0.
 inline double clip_scale(double norm, double max_norm) {
   expects(max_norm > 0, errc::bad_argument, "clip_scale: max_norm is ", max_norm, ", needs to be above 0");

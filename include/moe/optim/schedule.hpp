@@ -8,7 +8,7 @@
 
 namespace moe::inline MOE_ISA {
 
-/// Learning rate over the steps of a run: linear from 0 at step 0 to `peak` at step `warmup`, then half a cosine down to `floor` at step `total`, then `floor`:
+/// Learning rate over a run: linear from 0 at step 0 to `peak` at step `warmup`, half a cosine down to `floor` at step `total`, then `floor`:
 ///   peak t / warmup                                                          t <= warmup
 ///   floor + (peak - floor) (1 + cos(pi (t - warmup) / (total - warmup))) / 2   warmup < t < total
 /// A pure function of the step: a resumed run continues it. The first of `total` updates, counted from 1, is at(1).
@@ -19,7 +19,8 @@ class warmup_cosine {
  public:
   warmup_cosine(double peak, index_t warmup, index_t total, double floor) : peak_(peak), floor_(floor), warmup_(warmup), total_(total) {
     expects(total >= 1, errc::bad_argument, "warmup_cosine: total is ", total, " steps, needs at least 1");
-    expects(warmup >= 0 && warmup < total, errc::bad_argument, "warmup_cosine: warmup is ", warmup, " steps, needs to be in [0, total = ", total, ")");
+    expects(warmup >= 0 && warmup < total, errc::bad_argument, "warmup_cosine: warmup is ", warmup, " steps, needs to be in [0, total = ", total,
+            ")");
     expects(peak >= 0 && peak <= std::numeric_limits<double>::max(), errc::bad_argument, "warmup_cosine: peak is ", peak,
             ", needs to be finite and not negative");
     expects(floor >= 0 && floor <= peak, errc::bad_argument, "warmup_cosine: floor is ", floor, ", needs to be in [0, peak = ", peak,
