@@ -29,11 +29,13 @@ double sum_of_squares(T const* p, index_t n) {
   constexpr index_t W = V::width;
   V s[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
   index_t i = 0;
-  for (; i + 4 * W <= n; i += 4 * W)
+  for (; i + 4 * W <= n; i += 4 * W) {
+    MOE_UNROLL(4)  // keeps the four sums in registers at -O2
     for (int j = 0; j < 4; ++j) {
       V const x = widen(p + i + j * W);
       s[j] = madd(x, x, s[j]);
     }
+  }
   double total = sum((s[0] + s[1]) + (s[2] + s[3]));
   for (; i < n; ++i) total = madd(static_cast<double>(p[i]), static_cast<double>(p[i]), total);
   return total;
