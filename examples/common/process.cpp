@@ -78,6 +78,15 @@ directory_lock::~directory_lock() {
   if (file_ >= 0) close(file_);
 }
 
+void calm_waiting_threads(char* const* argv) {
+#if defined(__linux__)
+  if (std::getenv("OMP_WAIT_POLICY") != nullptr || std::getenv("GOMP_SPINCOUNT") != nullptr) return;
+  setenv("GOMP_SPINCOUNT", "2000", 1);  // some microseconds: longer than a short gap, shorter than a time slice
+  execv("/proc/self/exe", argv);        // returns only if it failed: then the threads spin
+#endif
+  (void)argv;
+}
+
 bool exists(std::string const& path) {
   struct stat info {};
   return stat(path.c_str(), &info) == 0;
