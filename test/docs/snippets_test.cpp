@@ -1,0 +1,255 @@
+// The examples of docs/operators: the lines between `// [page]` and `// [/page]` stand on that page, and snippets.cmake compares the two.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include <moe/attention/attention.hpp>
+#include <moe/attention/rope.hpp>
+#include <moe/gemm/gemm.hpp>
+#include <moe/gemm/grouped_gemm.hpp>
+#include <moe/nn/activation.hpp>
+#include <moe/nn/cross_entropy.hpp>
+#include <moe/nn/embedding.hpp>
+#include <moe/nn/layer_norm.hpp>
+#include <moe/nn/rms_norm.hpp>
+#include <moe/optim/adamw.hpp>
+#include <moe/optim/clip.hpp>
+#include <moe/optim/schedule.hpp>
+#include <moe/routing/balance.hpp>
+#include <moe/routing/dispatch.hpp>
+#include <moe/routing/topk.hpp>
+
+using doctest::Approx;
+
+TEST_CASE("gemm: a weight [out, in] is used with transpose_b") {
+  // [gemm]
+  std::vector<float> x{1, 2, 3, 4, 5, 6}, weight{1, 0, 1, 0, 1, 0}, y(4);
+  moe::buffer memory(moe::gemm_scratch_bytes<float>(moe::cpu{}, 2, 2, 3));
+  moe::arena scratch(memory);
+  moe::gemm<moe::gemm_config{.transpose_b = true}>(moe::cpu{}, moe::mat(x.data(), 2, 3), moe::mat(weight.data(), 2, 3),
+                                                   moe::mat(y.data(), 2, 2), scratch);
+  CHECK(y == std::vector<float>{4, 2, 10, 5});
+  // [/gemm]
+}
+
+TEST_CASE("grouped_gemm: row 0 belongs to expert 0, rows 1 and 2 to expert 1") {
+  // [grouped_gemm]
+  std::vector<float> x{1, 2, 3, 4, 5, 6}, w{1, 1, 10, 1}, y(3), d_y{1, 1, 1}, d_w(4);  // 3 rows, 2 experts, in = 2, out = 1
+  std::vector<moe::index_t> offsets{0, 1, 3};
+  moe::buffer memory(std::max(moe::grouped_gemm_scratch_bytes<float>(moe::cpu{}, 2, 1, 2),
+                              moe::grouped_gemm_weight_gradient_scratch_bytes<float>(moe::cpu{}, 2, 3, 2)));
+  moe::arena scratch(memory);
+  moe::grouped_gemm(moe::cpu{}, moe::mat(x.data(), 3, 2), moe::vec(offsets.data(), 3), moe::view<moe::dyn, moe::dyn, moe::dyn>(w.data(), 2, 1, 2),
+                    moe::mat(y.data(), 3, 1), scratch);
+  CHECK(y == std::vector<float>{3, 34, 56});
+  moe::grouped_gemm_weight_gradient(moe::cpu{}, moe::mat(d_y.data(), 3, 1), moe::mat(x.data(), 3, 2), moe::vec(offsets.data(), 3),
+                                    moe::view<moe::dyn, moe::dyn, moe::dyn>(d_w.data(), 2, 1, 2), scratch);
+  CHECK(d_w == std::vector<float>{1, 2, 8, 10});
+  // [/grouped_gemm]
+}
+
+TEST_CASE("topk: the two largest of four logits, the lower index first among equals") {
+  // [topk]
+  std::vector<float> logits{0, 2, 1, 2, 3, 1, 1, 0}, weight(4);  // 2 tokens, 4 experts
+  std::vector<int> expert(4);
+  moe::topk<moe::topk_config{.k = 2}>(moe::cpu{}, moe::mat(logits.data(), 2, 4), moe::view<moe::dyn, 2>(weight.data(), 2, 2),
+                                      moe::view<moe::dyn, 2>(expert.data(), 2, 2));
+  CHECK(expert == std::vector<int>{1, 3, 0, 1});
+  CHECK(weight[0] == 0.5f);
+  CHECK(weight[2] == Approx(1 / (1 + std::exp(-2.0))));
+  // [/topk]
+  CHECK(weight[1] == 0.5f);
+  CHECK(weight[3] == Approx(1 / (1 + std::exp(2.0))));
+}
+
+TEST_CASE("balance: twice the coefficient where one of two experts takes all, no gradient where the load is even") {
+  // [balance]
+  std::vector<float> logits{20, 0, 20, 0, 20, 0, 20, 0}, d_logits(8);  // 4 tokens, 2 experts
+  std::vector<moe::index_t> all_to_one{4, 0}, even{2, 2};
+  moe::buffer memory(std::max(moe::balance_losses_scratch_bytes<float>(4, 2), moe::balance_losses_backward_scratch_bytes<float>(2)));
+  moe::arena scratch(memory);
+  auto const x = moe::mat(logits.data(), 4, 2);
+  moe::balance_result const loss =
+      moe::balance_losses<float>(moe::cpu{}, x, moe::vec(all_to_one.data(), 2), /*k=*/1, {.balance = 0.01, .z = 0.001}, scratch);
+  CHECK(loss.balance == Approx(0.02));
+  CHECK(loss.z == Approx(0.4));  // logsumexp is 20
+  moe::balance_losses_backward<float>(moe::cpu{}, x, moe::vec(even.data(), 2), 1, {.balance = 0.01, .z = 0}, /*scale=*/1,
+                                      moe::mat(d_logits.data(), 4, 2), scratch);
+  CHECK(d_logits == std::vector<float>(8, 0.0f));
+  // [/balance]
+}
+
+TEST_CASE("dispatch: rows sorted by expert, and back") {
+  // [dispatch]
+  std::vector<int> expert{1, 0, 1, 2, 0, 1};  // 3 tokens, k = 2, 3 experts
+  std::vector<float> x{10, 20, 30}, weight(6, 0.5f), xs(6), y(3);
+  moe::arena measure;
+  moe::dispatch_plan::take(measure, 3, 2, 3);
+  moe::buffer memory(measure.peak() + moe::make_dispatch_scratch_bytes(3, 3));
+  moe::arena arena(memory);
+  moe::dispatch_plan const plan = moe::dispatch_plan::take(arena, 3, 2, 3);
+  moe::make_dispatch(moe::cpu{}, moe::mat(expert.data(), 3, 2), /*capacity=*/0, plan, arena);
+  CHECK(plan.rows() == 6);
+  CHECK((plan.offsets(1) == 2 && plan.offsets(2) == 5 && plan.offsets(3) == 6));
+  moe::dispatch(moe::cpu{}, moe::mat(x.data(), 3, 1), plan, moe::mat(xs.data(), 6, 1));
+  CHECK(xs == std::vector<float>{10, 30, 10, 20, 30, 20});  // tokens 0, 2 | 0, 1, 2 | 1
+  moe::combine(moe::cpu{}, moe::mat(xs.data(), 6, 1), moe::mat(weight.data(), 3, 2), plan, moe::mat(y.data(), 3, 1));
+  CHECK(y == x);
+  // [/dispatch]
+}
+
+TEST_CASE("attention: equal scores average the values seen so far; the cache gives the same bits") {
+  // [attention]
+  constexpr moe::attention_shape shape{.heads = 2, .kv_heads = 1, .d_head = 2};
+  std::vector<float> q{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, k(6), v{2, 0, 4, 0, 6, 3}, o(12), lse(6), last(4);  // one sequence of 3 rows
+  moe::buffer memory(std::max(moe::attention_scratch_bytes<shape, float>(moe::cpu{}, 3, 3),
+                              moe::attention_cached_scratch_bytes<shape, float>(moe::cpu{}, 1, 2)));
+  moe::arena scratch(memory);
+  auto const keys = moe::mat(k.data(), 3, 2), values = moe::mat(v.data(), 3, 2);
+  moe::attention<shape>(moe::cpu{}, moe::mat(q.data(), 3, 4), keys, values, /*seq=*/3, moe::mat(o.data(), 3, 4), moe::mat(lse.data(), 3, 2), scratch);
+  CHECK(o == std::vector<float>{2, 0, 2, 0, 3, 0, 3, 0, 4, 1, 4, 1});
+  CHECK(lse[4] == Approx(std::log(3.0)));
+  moe::attention_cached<shape>(moe::cpu{}, moe::mat(q.data() + 8, 1, 4), keys, values, /*position=*/2, moe::mat(last.data(), 1, 4), scratch);
+  CHECK(last == std::vector<float>(o.begin() + 8, o.end()));
+  // [/attention]
+  CHECK(lse[0] == 0);
+}
+
+TEST_CASE("rope: the pair (1, 0) turns by the position, and back") {
+  // [rope]
+  constexpr moe::rope_config config{.d_head = 2};
+  std::vector<float> angles(4 * 2), x{1, 0, 1, 0};
+  std::vector<moe::index_t> position{0, 3};
+  moe::rope_table<float> const table{moe::mat(angles.data(), 4, 2)};  // positions 0 .. 3
+  moe::fill_rope_table<config>(moe::cpu{}, table);
+  moe::rope<config>(moe::cpu{}, moe::mat(x.data(), 2, 2), table, moe::vec(position.data(), 2));
+  CHECK((x[0] == 1 && x[1] == 0));
+  CHECK(x[2] == Approx(std::cos(3.0)));
+  CHECK(x[3] == Approx(std::sin(3.0)));
+  // [/rope]
+  moe::rope_backward<config>(moe::cpu{}, moe::mat(x.data(), 2, 2), table, moe::vec(position.data(), 2));
+  CHECK(x[2] == Approx(1));
+  CHECK(x[3] == Approx(0));
+}
+
+TEST_CASE("rms_norm: the row (1, 7) has root mean square 5") {
+  // [rms_norm]
+  std::vector<double> x{1, 7}, weight{1, 10}, y(2), rstd(1), d_y{1, 1}, d_x(2), d_weight{100, 100};
+  auto const row = [](std::vector<double>& v) { return moe::mat(v.data(), 1, 2); };
+  moe::rms_norm(moe::cpu{}, row(x), moe::vec(weight.data(), 2), /*eps=*/0, row(y), moe::vec(rstd.data(), 1));
+  CHECK(y[0] == Approx(0.2));
+  CHECK(y[1] == Approx(14));
+  moe::buffer memory(moe::rms_norm_backward_scratch_bytes<double>(1, 2));
+  moe::arena scratch(memory);
+  moe::rms_norm_backward(moe::cpu{}, row(d_y), row(x), moe::vec(weight.data(), 2), moe::vec(rstd.data(), 1), row(d_x),
+                         moe::vec(d_weight.data(), 2), scratch);
+  CHECK(d_weight[1] == Approx(101.4));  // added to
+  CHECK(d_x[0] == Approx(-0.084));
+  // [/rms_norm]
+  CHECK(d_weight[0] == Approx(100.2));
+  CHECK(d_x[1] == Approx(0.012));
+}
+
+TEST_CASE("layer_norm: the row (1, 3) has mean 2 and deviation 1") {
+  // [layer_norm]
+  std::vector<float> x{1, 3}, weight{2, 2}, bias{0, 10}, y(2), mean(1), rstd(1);
+  moe::layer_norm(moe::cpu{}, moe::mat(x.data(), 1, 2), moe::vec(weight.data(), 2), moe::vec(bias.data(), 2), /*eps=*/0, moe::mat(y.data(), 1, 2),
+                  moe::vec(mean.data(), 1), moe::vec(rstd.data(), 1));
+  CHECK(mean[0] == 2);
+  CHECK(y == std::vector<float>{-2, 12});
+  // [/layer_norm]
+  std::vector<float> d_y{1, 1}, d_x(2), d_weight(2), d_bias(2);
+  moe::buffer memory(moe::layer_norm_backward_scratch_bytes<float>(1, 2));
+  moe::arena scratch(memory);
+  moe::layer_norm_backward(moe::cpu{}, moe::mat(d_y.data(), 1, 2), moe::mat(x.data(), 1, 2), moe::vec(weight.data(), 2), moe::vec(mean.data(), 1),
+                           moe::vec(rstd.data(), 1), moe::mat(d_x.data(), 1, 2), moe::vec(d_weight.data(), 2), moe::vec(d_bias.data(), 2), scratch);
+  CHECK(d_x == std::vector<float>{0, 0});
+  CHECK(d_weight == std::vector<float>{-1, 1});
+  CHECK(d_bias == std::vector<float>{1, 1});
+}
+
+TEST_CASE("activation: gate and up are halves of one matrix; relu in place") {
+  // [activation]
+  std::vector<float> gate_up{0, 100, 5, 2}, h(2), x{-1, 2};  // one row: gate 0, 100; up 5, 2
+  auto const both = moe::mat(gate_up.data(), 1, 4);
+  moe::swiglu(moe::cpu{}, moe::columns_of(both, 0, 2), moe::columns_of(both, 2, 4), moe::mat(h.data(), 1, 2));
+  CHECK(h == std::vector<float>{0, 200});
+  auto const in_place = moe::mat(x.data(), 1, 2);
+  moe::relu(moe::cpu{}, in_place, in_place);
+  CHECK(x == std::vector<float>{0, 2});
+  // [/activation]
+  std::vector<float> y(2), d_y{1, 1}, d_x(2);
+  moe::gelu(moe::cpu{}, in_place, moe::mat(y.data(), 1, 2));
+  CHECK(y[0] == 0);
+  CHECK(y[1] == Approx(1.954597694));
+  moe::relu_backward(moe::cpu{}, in_place, moe::mat(d_y.data(), 1, 2), moe::mat(d_x.data(), 1, 2));
+  CHECK(d_x == std::vector<float>{0, 1});
+}
+
+TEST_CASE("embedding: the gradient of a token that occurs twice is a sum") {
+  // [embedding]
+  std::vector<float> table{0, 1, 10, 11, 20, 21}, y(6), d_y{1, 2, 3, 4, 5, 6}, d_table(6);  // 3 entries of 2 elements
+  std::vector<int> token{2, 0, 2};
+  moe::embedding(moe::cpu{}, moe::vec(token.data(), 3), moe::mat(table.data(), 3, 2), moe::mat(y.data(), 3, 2));
+  CHECK(y == std::vector<float>{20, 21, 0, 1, 20, 21});
+  moe::buffer memory(moe::embedding_backward_scratch_bytes(3, 3));
+  moe::arena scratch(memory);
+  moe::embedding_backward(moe::cpu{}, moe::vec(token.data(), 3), moe::mat(d_y.data(), 3, 2), moe::mat(d_table.data(), 3, 2), scratch);
+  CHECK(d_table == std::vector<float>{3, 4, 0, 0, 6, 8});
+  // [/embedding]
+}
+
+TEST_CASE("cross_entropy: two tokens, the second one ignored") {
+  // [cross_entropy]
+  std::vector<float> x{4, 7}, w{1, 1}, d_x(2), d_w(2);  // d = 1, vocab = 2: equal logits
+  std::vector<int> target{1, -1};
+  moe::buffer memory(moe::cross_entropy_scratch_bytes<float>(moe::cpu{}, 2, 1, 2));
+  moe::arena scratch(memory);
+  double const nats = moe::cross_entropy(moe::cpu{}, moe::mat(x.data(), 2, 1), moe::mat(w.data(), 2, 1), moe::vec(target.data(), 2), /*scale=*/1,
+                                         moe::mat(d_x.data(), 2, 1), moe::mat(d_w.data(), 2, 1), scratch);
+  CHECK(nats == Approx(std::log(2.0)));
+  CHECK(d_x == std::vector<float>{0, 0});
+  CHECK(d_w == std::vector<float>{2, -2});
+  // [/cross_entropy]
+  CHECK(moe::cross_entropy_loss(moe::cpu{}, moe::mat(x.data(), 2, 1), moe::mat(w.data(), 2, 1), moe::vec(target.data(), 2), scratch) == nats);
+}
+
+TEST_CASE("adamw: the first step has the size of lr, whatever the gradient") {
+  // [adamw]
+  std::vector<double> w{1, 1}, m(2), v(2), g{2, -0.001};
+  moe::adamw(moe::cpu{}, moe::vec(w.data(), 2), moe::vec(m.data(), 2), moe::vec(v.data(), 2), moe::vec(g.data(), 2), /*lr=*/0.1,
+             /*weight_decay=*/0.1, /*grad_scale=*/1, /*step=*/1);
+  CHECK(w[0] == Approx(0.89));  // 0.99 by weight decay, then - lr
+  CHECK(w[1] == Approx(1.09));
+  // [/adamw]
+  CHECK(m[0] == Approx(0.2));
+  CHECK(v[0] == Approx(0.2));
+}
+
+TEST_CASE("clip: the norm of (3, 4) is 5") {
+  // [clip]
+  std::vector<float> g{3, 4};
+  moe::buffer memory(moe::global_norm_scratch_bytes(2));
+  moe::arena scratch(memory);
+  double const norm = moe::global_norm(moe::cpu{}, moe::vec(g.data(), 2), scratch);
+  CHECK(norm == 5);
+  CHECK(moe::clip_scale(norm, /*max_norm=*/1) == Approx(0.2));
+  CHECK(moe::clip_scale(norm, 10) == 1);
+  CHECK(std::isnan(moe::clip_scale(std::numeric_limits<double>::infinity(), 1)));
+  // [/clip]
+}
+
+TEST_CASE("schedule: up to the peak, down to the floor") {
+  // [schedule]
+  moe::warmup_cosine const lr(/*peak=*/1e-3, /*warmup=*/100, /*total=*/1000, /*floor=*/1e-4);
+  CHECK(lr.at(0) == 0);
+  CHECK(lr.at(50) == Approx(5e-4));
+  CHECK(lr.at(100) == 1e-3);
+  CHECK(lr.at(550) == Approx(5.5e-4));  // half-way down
+  CHECK(lr.at(1000) == 1e-4);
+  // [/schedule]
+  CHECK(lr.at(5000) == 1e-4);
+}
