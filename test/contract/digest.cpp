@@ -105,8 +105,8 @@ void random_numbers() {
 template <class T>
 void products(char const* plain, char const* transposed) {
   operands o;
-  auto const a = o.mat<T>(tokens, inner), b = o.mat<T>(inner, width), c = o.mat<T>(tokens, width), d = o.mat<T>(inner, tokens), e = o.mat<T>(width, inner),
-             f = o.mat<T>(tokens, width);
+  auto const a = o.mat<T>(tokens, inner), b = o.mat<T>(inner, width), c = o.mat<T>(tokens, width), d = o.mat<T>(inner, tokens),
+             e = o.mat<T>(width, inner), f = o.mat<T>(tokens, width);
   gemm(space, a, b, c, o.scratch);
   print(plain, c);
   gemm<gemm_config{.transpose_a = true, .transpose_b = true, .accumulate = true}>(space, d, e, f, o.scratch);
@@ -122,7 +122,8 @@ vector_view<index_t> offsets_of(operands& o) {  // one expert has none, one has 
 
 void grouped_products() {
   operands o;
-  auto const x = o.mat(rows, width), y = o.mat(rows, inner), d_x = o.mat(rows, width), all = o.mat(experts * inner, width), d_all = o.mat(experts * inner, width);
+  auto const x = o.mat(rows, width), y = o.mat(rows, inner), d_x = o.mat(rows, width), all = o.mat(experts * inner, width),
+             d_all = o.mat(experts * inner, width);
   auto const offsets = offsets_of(o);
   tensor<float, dyn, dyn, dyn> const w(all.data(), experts, inner, width), d_w(d_all.data(), experts, inner, width);
   grouped_gemm(space, x, offsets, w, y, o.scratch);
@@ -151,9 +152,10 @@ void balance() {
   auto const counts = o.memory().vec<index_t>(experts);
   index_t const count[] = {31, 0, 1, 69, rows - 101};
   std::copy_n(count, experts, counts.data());
-  balance_result const loss = balance_losses<float>(space, logits, counts, 2, {}, o.scratch);
+  balance_config const config{.balance = 50, .z = 20};  // so that the gradient is not lost in what it is added to
+  balance_result const loss = balance_losses<float>(space, logits, counts, 2, config, o.scratch);
   print("balance_losses", loss.balance, loss.z);
-  balance_losses_backward(space, logits, counts, 2, {}, 0.7f, d_logits, o.scratch);
+  balance_losses_backward(space, logits, counts, 2, config, 0.7f, d_logits, o.scratch);
   print("balance_losses_backward", d_logits);
 }
 
