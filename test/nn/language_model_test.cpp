@@ -3,6 +3,9 @@
 #include <moe/nn/moe_ffn.hpp>
 #include <moe/nn/residual.hpp>
 #include <moe/nn/sequence.hpp>
+#include <moe/optim/adamw.hpp>
+#include <moe/optim/clip.hpp>
+#include <moe/optim/schedule.hpp>
 
 #include "test/support.hpp"
 
@@ -102,6 +105,35 @@ TEST_CASE("language_model: loss and gradients have the same bits for any number 
     run<model<false>, float> many({3, 21}, threads);
     CHECK(many.gradient() == l);
     CHECK(test::same_bits(one.g, many.g));
+  }
+}
+
+TEST_CASE("language_model: twenty training steps give the same weights, bit for bit, for any number of threads; the loss falls") {
+  using M = model<false>;
+  auto const train = [](int threads, double* first, double* last) {
+    run<M, float> r({4, 19}, threads);
+    index_t const n = M::parameter_count;
+    std::vector<float> m(r.w.size()), v(r.w.size());
+    moe::warmup_cosine const schedule(0.02, 4, 20, 0.002);
+    moe::buffer memory(moe::global_norm_scratch_bytes(n));
+    for (index_t step = 1; step <= 20; ++step) {
+      double const loss = r.gradient();
+      if (step == 1) *first = loss;
+      *last = loss;
+      moe::arena scratch(memory);
+      double const norm = moe::global_norm<float>(r.space, moe::vec(r.g.data(), n), scratch);
+      moe::adamw(r.space, moe::vec(r.w.data(), n), moe::vec(m.data(), n), moe::vec(v.data(), n), moe::vec<float const>(r.g.data(), n), schedule.at(step), 0.1,
+                 moe::clip_scale(norm, 1.0), step);
+    }
+    return r.w;
+  };
+  double first = 0, last = 0;
+  auto const one = train(1, &first, &last);
+  CHECK(last < 0.7 * first);
+  for (int threads : test::thread_counts) {
+    double f = 0, l = 0;
+    CHECK(test::same_bits(one, train(threads, &f, &l)));
+    CHECK(l == last);
   }
 }
 
