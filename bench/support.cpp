@@ -1,6 +1,5 @@
 #include <bench/support.hpp>
 
-#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <map>
@@ -43,8 +42,13 @@ float multiply_and_add(int repetitions) {
 
 double measure_peak() {
   int const repetitions = 20000, items = 8 * moe::thread_count(space());
-  double const seconds =
-      shortest(8, [&] { moe::parallel_for(space(), items, 1e6, [&](index_t) { benchmark::DoNotOptimize(multiply_and_add(repetitions)); }); });
+  double const seconds = shortest(8, [&] {
+    moe::parallel_for(space(), items, 1e6, [&](index_t) {
+      int n = repetitions;
+      benchmark::DoNotOptimize(n);  // unknown, so that no two items are one
+      benchmark::DoNotOptimize(multiply_and_add(n));
+    });
+  });
   return 2.0 * moe::simd<float>::width * chains * repetitions * items / seconds;
 }
 
@@ -82,14 +86,14 @@ double copy_bandwidth(double set_bytes) {
   return place->second;
 }
 
-void count(benchmark::State& state, work const& w) {
+void count(benchmark::State& state, work const& w, double seconds) {
   using benchmark::Counter;
   auto const rate = Counter::kIsIterationInvariantRate;
   state.counters["items"] = Counter(w.items, rate);
   if (w.flops > 0) state.counters["FLOP"] = Counter(w.flops, rate);
   state.counters["B"] = Counter(w.bytes, rate);
   double const least = std::max(w.flops / peak_flops(), w.bytes / copy_bandwidth(w.bytes));
-  state.counters["share"] = Counter(least, rate);  // seconds that an iteration needs at least, over the seconds it took
+  state.counters["share"] = least * static_cast<double>(state.iterations()) / seconds;
 }
 
 }  // namespace bench
