@@ -67,7 +67,8 @@ evaluation evaluate(engine& model, moe::cpu const& space, run_memory& memory, se
     e.tokens += l.targets;
     for (index_t i = 0; i < n.tokens(); ++i)
       if (memory.target(i) >= 0) e.bytes += token_bytes[static_cast<std::size_t>(memory.target(i))];
-    model.add_load(e.load);
+    // The last batch may be filled up with windows of padding, which would count as load: it is left out unless it is the only one.
+    if (done == 0 || done + n.sequences <= count) model.add_load(e.load);
   }
   e.seconds = now() - start;
   return e;

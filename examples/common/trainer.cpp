@@ -58,7 +58,7 @@ int evaluate_command(engine& model, preset const& p, options const& o) {
   for (auto const& line : load_report(e.load)) out.print(line);
   out.print("tokens: " + thousands(e.tokens) + " in " + duration_text(e.seconds) + ", each from " +
             (o.overlap > 0 ? std::to_string(o.overlap) + " to " : "at most ") + std::to_string(n.length) + " tokens of context");
-  out.print("held-out bits per byte: " + fixed(e.bits_per_byte(), 4));
+  out.print((o.whole ? "bits per byte of the whole text: " : "held-out bits per byte: ") + fixed(e.bits_per_byte(), 4));
   return 0;
 }
 

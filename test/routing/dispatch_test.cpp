@@ -293,10 +293,16 @@ TEST_CASE("dispatch: wrong arguments") {
   CHECK(contains(error_of([&] { moe::dispatch(space, x4.mat(), p.plan, ys.mat()); }), "dispatch: xs has 5 columns, needs 4"));
   test::array<float> x5(5, 5);
   CHECK(contains(error_of([&] { moe::dispatch(space, x5.mat(), p.plan, ys.mat()); }), "dispatch: plan is for 6 choices, x has 5 tokens"));
-  CHECK(contains(error_of([&] { moe::dispatch_backward(space, ys.mat(), p.plan, 3, y.mat()); }), "dispatch_backward: plan is for 6 choices"));
+  CHECK(contains(error_of([&] { moe::dispatch_backward(space, ys.mat(), p.plan, 3, y.mat()); }), "dispatch_backward: plan is for 2 choices per token, there are 3"));
+  // As many choices, divided otherwise between tokens and k: the plan's rows would be somebody else's.
+  test::array<float> w2(2, 3);
+  w2.fill(0);
+  CHECK(contains(error_of([&] { moe::dispatch(space, x2.mat(), p.plan, ys.mat()); }), "dispatch: plan is for 6 choices, x has 2 tokens"));
+  CHECK(contains(error_of([&] { moe::dispatch_backward(space, ys.mat(), p.plan, 3, x2.mat()); }), "plan is for 2 choices per token, there are 3"));
+  CHECK(contains(error_of([&] { moe::combine(space, ys.mat(), w2.mat(), p.plan, x2.mat()); }), "plan is for 2 choices per token, there are 3"));
   CHECK(contains(error_of([&] { moe::dispatch_backward(space, few.mat(), p.plan, 2, y.mat()); }), "dispatch_backward: d_xs has 5 rows"));
   CHECK(contains(error_of([&] { moe::dispatch_backward(space, ys.mat(), p.plan, 2, x4.mat()); }), "dispatch_backward: d_xs has 5 columns, needs 4"));
-  CHECK(contains(error_of([&] { moe::combine(space, ys.mat(), w3.mat(), p.plan, y.mat()); }), "combine: plan is for 6 choices, there are 9"));
+  CHECK(contains(error_of([&] { moe::combine(space, ys.mat(), w3.mat(), p.plan, y.mat()); }), "combine: plan is for 2 choices per token, there are 3"));
   CHECK(contains(error_of([&] { moe::combine(space, ys.mat(), w.mat(), p.plan, x2.mat()); }), "combine: weight has 3 rows, y has 2"));
   CHECK(contains(error_of([&] { moe::combine(space, few.mat(), w.mat(), p.plan, y.mat()); }), "combine: ys has 5 rows, the plan has 6"));
   CHECK(contains(error_of([&] { moe::combine(space, ys.mat(), w.mat(), p.plan, x4.mat()); }), "combine: ys has 5 columns, needs 4"));

@@ -5,6 +5,8 @@
 #include <string>
 #include <string_view>
 
+#include <moe/core/macros.hpp>
+
 namespace moe {
 
 enum class errc { bad_argument, shape_mismatch, out_of_memory, bad_file, io, no_device, cuda, unsupported_machine };
@@ -14,6 +16,10 @@ struct error : std::runtime_error {
   error(errc c, std::string const& what) : std::runtime_error(what), code(c) {}
   errc code;
 };
+
+}  // namespace moe
+
+namespace moe::inline MOE_ISA {
 
 /// Messages are put together without streams: <sstream>, and an operator<< for each argument of each check, cost every includer 0.3 s. They know no
 /// locale.
@@ -52,4 +58,4 @@ void expects(bool ok, errc code, Parts const&... parts) {
   fail(code, parts...);
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_ISA

@@ -1,7 +1,7 @@
 #pragma once
 
-#if defined(__FAST_MATH__)
-#error "moe: compile without -ffast-math. The contracts speak of NaN and of a fixed order of summation; both are lost with it."
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ > 0)
+#error "moe: compile without -ffast-math and -ffinite-math-only. The contracts speak of NaN and of a fixed order of summation; both are lost with it."
 #endif
 
 /// Callable from host and device code; plain host code where no CUDA compiler reads it.
@@ -12,7 +12,8 @@
 #endif
 
 /// Everything but moe::error lives in an inline namespace named after the instruction set that the translation unit was compiled for:
-/// two units built with different -m flags define different functions, and the linker cannot mix them up.
+/// units built for different ones define different functions, and the linker cannot mix them up. Flags that make no difference here (-mbmi2, -mtune) do not
+/// make a set of their own.
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__) && defined(__FMA__)
 #define MOE_AVX512 1
 #define MOE_ISA avx512
@@ -21,6 +22,8 @@
 #define MOE_ISA avx2
 #elif defined(__FMA__) || defined(__ARM_FEATURE_FMA)
 #define MOE_ISA portable_fma
+#elif defined(__AVX__)
+#define MOE_ISA portable_avx
 #else
 #define MOE_ISA portable
 #endif

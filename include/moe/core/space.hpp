@@ -20,6 +20,8 @@ inline bool machine_has_instruction_set() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #elif defined(__FMA__)
   return __builtin_cpu_supports("fma");
+#elif defined(__AVX__)
+  return __builtin_cpu_supports("avx");
 #else
   return true;
 #endif

@@ -111,7 +111,8 @@ struct language_model {
     return l;
   }
 
-  /// Logits [n, vocab] of the next n tokens of a sequence; the state remembers them. Bit for bit the rows that a forward pass over the whole sequence gives.
+  /// Logits [n, vocab] of the next n tokens of a sequence; the state remembers them. Bit for bit the rows that a forward pass over the whole
+  /// sequence gives, unless a layer has a capacity: decoding drops nothing.
   template <class S, class T>
   static void logits(S const& space, T const* w, in<int, dyn> token, state<T>& s, matrix_view<T> out, arena& scratch) {
     index_t const rows = token.template extent<0>();

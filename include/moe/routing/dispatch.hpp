@@ -18,6 +18,7 @@ struct dispatch_plan {
   vector_view<int> token;        ///< [tokens * k]   token of each row; -1 behind the last row
   vector_view<int> slot;         ///< [tokens * k]   slot of each row; -1 behind the last row
   vector_view<int> position;     ///< [tokens * k]   row of each slot; -1 if dropped
+  index_t k = 0;                 ///< choices per token
 
   index_t experts() const { return counts.extent<0>(); }
   index_t slots() const { return position.extent<0>(); }
@@ -32,6 +33,7 @@ struct dispatch_plan {
     p.token = memory.vec<int>(tokens * k);
     p.slot = memory.vec<int>(tokens * k);
     p.position = memory.vec<int>(tokens * k);
+    p.k = k;
     return p;
   }
 };
@@ -50,6 +52,11 @@ inline void check_plan(char const* who, dispatch_plan const& plan, index_t slots
           experts, " experts, needs one more");
   expects(plan.position.extent<0>() == slots && plan.token.extent<0>() == slots && plan.slot.extent<0>() == slots, errc::shape_mismatch, who,
           ": plan is for ", plan.position.extent<0>(), " choices, there are ", slots);
+}
+
+inline void check_choices(char const* who, dispatch_plan const& plan, index_t tokens, index_t k) {
+  expects(k == plan.k, errc::shape_mismatch, who, ": plan is for ", plan.k, " choices per token, there are ", k);
+  check_plan(who, plan, tokens * k);
 }
 
 /// Turns the counts of each chunk into the row at which the chunk's first choice of each expert goes; fills counts and offsets.
@@ -164,10 +171,9 @@ void sum_choices(cpu const& space, tensor<T const, dyn, dyn> x, dispatch_plan co
 /// Cost    copies plan.rows() * d elements. What grouped_gemm's `gather` argument does without the copy.
 template <class T, index_t R, index_t D>
 void dispatch(cpu const& space, in<T, dyn, dyn> x, dispatch_plan const& plan, tensor<T, R, D> const& xs) {
-  index_t const tokens = x.template extent<0>(), d = x.template extent<1>(), slots = plan.slots();
-  expects(tokens == 0 ? slots == 0 : slots % tokens == 0, errc::shape_mismatch, "dispatch: plan is for ", slots, " choices, x has ", tokens,
-          " tokens");
-  detail::check_plan("dispatch", plan, slots);
+  index_t const tokens = x.template extent<0>(), d = x.template extent<1>();
+  expects(plan.slots() == tokens * plan.k, errc::shape_mismatch, "dispatch: plan is for ", plan.slots(), " choices, x has ", tokens, " tokens");
+  detail::check_choices("dispatch", plan, tokens, plan.k);
   detail::check_rows("dispatch", "xs", plan, xs.template extent<0>(), xs.template extent<1>(), d);
   parallel_for(space, plan.rows(), static_cast<double>(d), [&](index_t r) { std::copy_n(x.row(plan.token(r)), d, xs.row(r)); });
 }
@@ -182,7 +188,7 @@ void dispatch(cpu const& space, in<T, dyn, dyn> x, dispatch_plan const& plan, te
 /// Order   j ascending from 0, in accumulator<T>, rounded once.
 template <class T, index_t R, index_t D>
 void dispatch_backward(cpu const& space, in<T, dyn, dyn> d_xs, dispatch_plan const& plan, index_t k, tensor<T, R, D> const& d_x) {
-  detail::check_plan("dispatch_backward", plan, d_x.template extent<0>() * k);
+  detail::check_choices("dispatch_backward", plan, d_x.template extent<0>(), k);
   detail::check_rows("dispatch_backward", "d_xs", plan, d_xs.template extent<0>(), d_xs.template extent<1>(), d_x.template extent<1>());
   detail::sum_choices<T>(space, d_xs, plan, k, d_x, [](index_t, index_t) { return accumulator<T>(1); });
 }
@@ -202,7 +208,7 @@ template <class T, index_t R, index_t D>
 void combine(cpu const& space, in<T, dyn, dyn> ys, in<T, dyn, dyn> weight, dispatch_plan const& plan, tensor<T, R, D> const& y) {
   index_t const tokens = y.template extent<0>(), k = weight.template extent<1>();
   expects(weight.template extent<0>() == tokens, errc::shape_mismatch, "combine: weight has ", weight.template extent<0>(), " rows, y has ", tokens);
-  detail::check_plan("combine", plan, tokens * k);
+  detail::check_choices("combine", plan, tokens, k);
   detail::check_rows("combine", "ys", plan, ys.template extent<0>(), ys.template extent<1>(), y.template extent<1>());
   detail::sum_choices<T>(space, ys, plan, k, y, [&](index_t t, index_t j) { return accumulator<T>(weight(t, j)); });
 }
@@ -229,7 +235,7 @@ void combine_backward(cpu const& space, in<T, dyn, dyn> d_y, in<T, dyn, dyn> ys,
           " rows, d_y has ", tokens);
   expects(d_weight.template extent<0>() == tokens && d_weight.template extent<1>() == k, errc::shape_mismatch, "combine_backward: d_weight is [",
           d_weight.template extent<0>(), ", ", d_weight.template extent<1>(), "], weight is [", tokens, ", ", k, "]");
-  detail::check_plan("combine_backward", plan, tokens * k);
+  detail::check_choices("combine_backward", plan, tokens, k);
   detail::check_rows("combine_backward", "ys", plan, ys.template extent<0>(), ys.template extent<1>(), d);
   detail::check_rows("combine_backward", "d_ys", plan, d_ys.template extent<0>(), d_ys.template extent<1>(), d);
   parallel_for(space, tokens, static_cast<double>(3 * k * d), [&](index_t t) {
