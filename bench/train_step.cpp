@@ -64,7 +64,7 @@ class training {
     return a.peak() + 2 * moe::aligned(sizeof(int) * static_cast<std::size_t>(batch.tokens())) + scratch_bytes(space);
   }
   static std::size_t scratch_bytes(moe::cpu const& space) {
-    return moe::aligned(std::max(Model::template scratch_bytes<float>(space, batch), moe::global_norm_scratch_bytes(Model::parameter_count)));
+    return moe::aligned(std::max(Model::template scratch_bytes<float>(space, batch), moe::global_norm_scratch_bytes(space, Model::parameter_count)));
   }
 
   moe::cpu space_;

@@ -11,7 +11,7 @@ struct text {
   bench::operands o{64};
   vector_view<int> token = o.ids(tokens, vocab);
   matrix_view<float> table = o.mat(vocab, d), y = o.mat(tokens, d);
-  arena scratch = o.scratch(embedding_backward_scratch_bytes(tokens, vocab));
+  arena scratch = o.scratch(embedding_backward_scratch_bytes(bench::space(), tokens, vocab));
 };
 
 void forward(benchmark::State& state) {

@@ -10,7 +10,7 @@ struct rows {
   bench::operands o{128};
   matrix_view<float> x = o.mat(tokens, d), y = o.mat(tokens, d), d_x = o.mat(tokens, d);
   vector_view<float> weight = o.vec(d), d_weight = o.vec(d), rstd = o.vec(tokens);
-  arena scratch = o.scratch(rms_norm_backward_scratch_bytes<float>(tokens, d));
+  arena scratch = o.scratch(rms_norm_backward_scratch_bytes<float>(bench::space(), tokens, d));
 
   explicit rows(benchmark::State const& state) : tokens(state.range(0)) {}
   bench::work cost(double flops, double matrices) const {

@@ -10,7 +10,7 @@ struct load {
   bench::operands o{16};
   matrix_view<float> logits = o.mat(tokens, experts), d_logits = o.mat(tokens, experts);
   vector_view<index_t> counts = o.memory().vec<index_t>(experts);
-  arena scratch = o.scratch(std::max(balance_losses_scratch_bytes<float>(tokens, experts), balance_losses_backward_scratch_bytes<float>(experts)));
+  arena scratch = o.scratch(std::max(balance_losses_scratch_bytes<float>(bench::space(), tokens, experts), balance_losses_backward_scratch_bytes<float>(bench::space(), experts)));
 
   explicit load(benchmark::State const& state) : experts(state.range(0)) { std::fill_n(counts.data(), experts, 2 * tokens / experts); }
   bench::work cost(double matrices) const {

@@ -15,7 +15,7 @@ struct routed {
                      d_weight = o.mat(tokens, k);
   matrix_view<int> expert{o.ids(k * tokens, experts).data(), tokens, k};
   dispatch_plan plan = dispatch_plan::take(o.memory(), tokens, k, experts);
-  arena scratch = o.scratch(make_dispatch_scratch_bytes(tokens, experts));
+  arena scratch = o.scratch(make_dispatch_scratch_bytes(bench::space(), tokens, experts));
 
   explicit routed(benchmark::State const& state) : tokens(state.range(0)), experts(state.range(1)) {
     for (index_t t = 0; t < tokens; ++t)

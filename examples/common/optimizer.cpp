@@ -18,7 +18,7 @@ optimizer::optimizer(run_config const& c, preset const& p, std::vector<parameter
   learning_rate(1);  // a schedule that cannot be throws here, before anything is trained
 }
 
-std::size_t optimizer::scratch_bytes(index_t buffer_size) { return moe::global_norm_scratch_bytes(buffer_size); }
+std::size_t optimizer::scratch_bytes(index_t buffer_size) { return moe::global_norm_scratch_bytes(moe::cpu{}, buffer_size); }
 
 double optimizer::learning_rate(index_t step) const {
   moe::warmup_cosine const schedule{config_.lr, config_.warmup, config_.steps, config_.floor * config_.lr};

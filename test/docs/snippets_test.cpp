@@ -69,7 +69,7 @@ TEST_CASE("balance: twice the coefficient where one of two experts takes all, no
   // [balance]
   std::vector<float> logits{20, 0, 20, 0, 20, 0, 20, 0}, d_logits(8);  // 4 tokens, 2 experts
   std::vector<moe::index_t> all_to_one{4, 0}, even{2, 2};
-  moe::buffer memory(std::max(moe::balance_losses_scratch_bytes<float>(4, 2), moe::balance_losses_backward_scratch_bytes<float>(2)));
+  moe::buffer memory(std::max(moe::balance_losses_scratch_bytes<float>(moe::cpu{}, 4, 2), moe::balance_losses_backward_scratch_bytes<float>(moe::cpu{}, 2)));
   moe::arena scratch(memory);
   auto const x = moe::mat(logits.data(), 4, 2);
   moe::balance_result const loss =
@@ -88,7 +88,7 @@ TEST_CASE("dispatch: rows sorted by expert, and back") {
   std::vector<float> x{10, 20, 30}, weight(6, 0.5f), xs(6), y(3);
   moe::arena measure;
   moe::dispatch_plan::take(measure, 3, 2, 3);
-  moe::buffer memory(measure.peak() + moe::make_dispatch_scratch_bytes(3, 3));
+  moe::buffer memory(measure.peak() + moe::make_dispatch_scratch_bytes(moe::cpu{}, 3, 3));
   moe::arena arena(memory);
   moe::dispatch_plan const plan = moe::dispatch_plan::take(arena, 3, 2, 3);
   moe::make_dispatch(moe::cpu{}, moe::mat(expert.data(), 3, 2), /*capacity=*/0, plan, arena);
@@ -142,7 +142,7 @@ TEST_CASE("rms_norm: the row (1, 7) has root mean square 5") {
   moe::rms_norm(moe::cpu{}, row(x), moe::vec(weight.data(), 2), /*eps=*/0, row(y), moe::vec(rstd.data(), 1));
   CHECK(y[0] == Approx(0.2));
   CHECK(y[1] == Approx(14));
-  moe::buffer memory(moe::rms_norm_backward_scratch_bytes<double>(1, 2));
+  moe::buffer memory(moe::rms_norm_backward_scratch_bytes<double>(moe::cpu{}, 1, 2));
   moe::arena scratch(memory);
   moe::rms_norm_backward(moe::cpu{}, row(d_y), row(x), moe::vec(weight.data(), 2), moe::vec(rstd.data(), 1), row(d_x),
                          moe::vec(d_weight.data(), 2), scratch);
@@ -162,7 +162,7 @@ TEST_CASE("layer_norm: the row (1, 3) has mean 2 and deviation 1") {
   CHECK(y == std::vector<float>{-2, 12});
   // [/layer_norm]
   std::vector<float> d_y{1, 1}, d_x(2), d_weight(2), d_bias(2);
-  moe::buffer memory(moe::layer_norm_backward_scratch_bytes<float>(1, 2));
+  moe::buffer memory(moe::layer_norm_backward_scratch_bytes<float>(moe::cpu{}, 1, 2));
   moe::arena scratch(memory);
   moe::layer_norm_backward(moe::cpu{}, moe::mat(d_y.data(), 1, 2), moe::mat(x.data(), 1, 2), moe::vec(weight.data(), 2), moe::vec(mean.data(), 1),
                            moe::vec(rstd.data(), 1), moe::mat(d_x.data(), 1, 2), moe::vec(d_weight.data(), 2), moe::vec(d_bias.data(), 2), scratch);
@@ -195,7 +195,7 @@ TEST_CASE("embedding: the gradient of a token that occurs twice is a sum") {
   std::vector<int> token{2, 0, 2};
   moe::embedding(moe::cpu{}, moe::vec(token.data(), 3), moe::mat(table.data(), 3, 2), moe::mat(y.data(), 3, 2));
   CHECK(y == std::vector<float>{20, 21, 0, 1, 20, 21});
-  moe::buffer memory(moe::embedding_backward_scratch_bytes(3, 3));
+  moe::buffer memory(moe::embedding_backward_scratch_bytes(moe::cpu{}, 3, 3));
   moe::arena scratch(memory);
   moe::embedding_backward(moe::cpu{}, moe::vec(token.data(), 3), moe::mat(d_y.data(), 3, 2), moe::mat(d_table.data(), 3, 2), scratch);
   CHECK(d_table == std::vector<float>{3, 4, 0, 0, 6, 8});
@@ -232,7 +232,7 @@ TEST_CASE("adamw: the first step has the size of lr, whatever the gradient") {
 TEST_CASE("clip: the norm of (3, 4) is 5") {
   // [clip]
   std::vector<float> g{3, 4};
-  moe::buffer memory(moe::global_norm_scratch_bytes(2));
+  moe::buffer memory(moe::global_norm_scratch_bytes(moe::cpu{}, 2));
   moe::arena scratch(memory);
   double const norm = moe::global_norm(moe::cpu{}, moe::vec(g.data(), 2), scratch);
   CHECK(norm == 5);

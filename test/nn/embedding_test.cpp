@@ -13,7 +13,7 @@ array<int> tokens_of(index_t n, index_t vocab, std::uint64_t seed = 1) {
 }
 template <class T>
 void backward(array<int> const& token, array<T> const& d_y, array<T>& d_table, int threads = 2) {
-  scratch s(moe::embedding_backward_scratch_bytes(token.size(), d_table.rows()));
+  scratch s(moe::embedding_backward_scratch_bytes(moe::cpu{}, token.size(), d_table.rows()));
   auto a = s.get();
   moe::embedding_backward(moe::cpu{threads}, token.vec(), d_y.mat(), d_table.mat(), a);
 }
@@ -115,6 +115,6 @@ TEST_CASE("embedding: NaN passes; errors name position and value, before any wor
         "embedding_backward: d_y is [3, 7], needs [3, 6]");
   scratch small(100);
   auto b = small.get();
-  CHECK(moe::embedding_backward_scratch_bytes(3, 5) == 128);
+  CHECK(moe::embedding_backward_scratch_bytes(moe::cpu{}, 3, 5) == 128);
   CHECK(error_of([&] { moe::embedding_backward(moe::cpu{1}, token.vec(), y.mat(), d_table.mat(), b); }) == "arena: 64 bytes asked, 36 of 100 left");
 }

@@ -115,7 +115,7 @@ TEST_CASE("language_model: twenty training steps give the same weights, bit for 
     index_t const n = M::parameter_count;
     std::vector<float> m(r.w.size()), v(r.w.size());
     moe::warmup_cosine const schedule(0.02, 4, 20, 0.002);
-    moe::buffer memory(moe::global_norm_scratch_bytes(n));
+    moe::buffer memory(moe::global_norm_scratch_bytes(moe::cpu{}, n));
     for (index_t step = 1; step <= 20; ++step) {
       double const loss = r.gradient();
       if (step == 1) *first = loss;

@@ -20,7 +20,7 @@ struct problem {
   }
   void forward(int threads = 2) { moe::layer_norm(moe::cpu{threads}, x.mat(), w.vec(), b.vec(), eps, y.mat(), mean.vec(), rstd.vec()); }
   void backward(int threads = 2) {
-    scratch s(moe::layer_norm_backward_scratch_bytes<T>(x.rows(), x.columns()));
+    scratch s(moe::layer_norm_backward_scratch_bytes<T>(moe::cpu{}, x.rows(), x.columns()));
     auto a = s.get();
     moe::layer_norm_backward(moe::cpu{threads}, d_y.mat(), x.mat(), w.vec(), mean.vec(), rstd.vec(), d_x.mat(), d_w.vec(), d_b.vec(), a);
   }

@@ -21,7 +21,7 @@ struct problem {
   }
   void forward(int threads = 2) { moe::rms_norm(moe::cpu{threads}, x.mat(), w.vec(), eps, y.mat(), rstd.vec()); }
   void backward(int threads = 2) {
-    scratch s(moe::rms_norm_backward_scratch_bytes<T>(x.rows(), x.columns()));
+    scratch s(moe::rms_norm_backward_scratch_bytes<T>(moe::cpu{}, x.rows(), x.columns()));
     auto a = s.get();
     moe::rms_norm_backward(moe::cpu{threads}, d_y.mat(), x.mat(), w.vec(), rstd.vec(), d_x.mat(), d_w.vec(), a);
   }

@@ -70,8 +70,8 @@ TEST_CASE("clip: errors") {
   CHECK(contains(error_of([] { (void)moe::clip_scale(1, quiet_nan<double>()); }), "clip_scale: max_norm is nan"));
   array<float> g(40000);
   g.fill(1);
-  CHECK(moe::global_norm_scratch_bytes(40000) == 64);
-  CHECK(moe::global_norm_scratch_bytes(0) == 0);
+  CHECK(moe::global_norm_scratch_bytes(moe::cpu{}, 40000) == 64);
+  CHECK(moe::global_norm_scratch_bytes(moe::cpu{}, 0) == 0);
   CHECK(norm_of(g, 2, scratch(64)) == 200.0);
   CHECK(contains(error_of([&] { (void)norm_of(g, 2, scratch(63)); }), "arena: 64 bytes asked, 63 of 63 left"));
 }

@@ -9,14 +9,14 @@ using moe::index_t;
 
 template <class T>
 moe::balance_result losses(test::array<T> const& logits, std::vector<index_t> const& counts, int k, balance_config config, int threads = 1) {
-  std::vector<std::byte> memory(moe::balance_losses_scratch_bytes<T>(logits.rows(), logits.columns()), std::byte{0xff});
+  std::vector<std::byte> memory(moe::balance_losses_scratch_bytes<T>(moe::cpu{}, logits.rows(), logits.columns()), std::byte{0xff});
   moe::arena scratch(memory.data(), memory.size());
   return moe::balance_losses<T>(moe::cpu{threads}, logits.mat(), moe::vec(counts.data(), index_t(counts.size())), k, config, scratch);
 }
 template <class T>
 void backward(test::array<T> const& logits, std::vector<index_t> const& counts, int k, balance_config config, double scale, test::array<T>& d_logits,
               int threads = 1) {
-  std::vector<std::byte> memory(moe::balance_losses_backward_scratch_bytes<T>(logits.columns()), std::byte{0xff});
+  std::vector<std::byte> memory(moe::balance_losses_backward_scratch_bytes<T>(moe::cpu{}, logits.columns()), std::byte{0xff});
   moe::arena scratch(memory.data(), memory.size());
   moe::balance_losses_backward(moe::cpu{threads}, logits.mat(), moe::vec(counts.data(), index_t(counts.size())), k, config,
                                static_cast<moe::accumulator<T>>(scale), d_logits.mat(), scratch);

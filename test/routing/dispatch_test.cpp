@@ -18,7 +18,7 @@ struct planned {
     plan = moe::dispatch_plan::take(a, tokens, k, experts);
   }
   planned(test::array<int> const& expert, index_t experts, index_t capacity, int threads = 1) : planned(expert.rows(), expert.columns(), experts) {
-    std::vector<std::byte> scratch(moe::make_dispatch_scratch_bytes(expert.rows(), experts), std::byte{0xff});
+    std::vector<std::byte> scratch(moe::make_dispatch_scratch_bytes(moe::cpu{}, expert.rows(), experts), std::byte{0xff});
     moe::arena a(scratch.data(), scratch.size());
     moe::make_dispatch(moe::cpu{threads}, expert.mat(), capacity, plan, a);
   }

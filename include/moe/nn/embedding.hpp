@@ -46,7 +46,7 @@ void embedding(cpu const& space, in<int, dyn> token, in<T, dyn, dyn> table, tens
 }
 
 /// Bytes of scratch of embedding_backward.
-inline std::size_t embedding_backward_scratch_bytes(index_t tokens, index_t vocab) {
+inline std::size_t embedding_backward_scratch_bytes(cpu const& /*space*/, index_t tokens, index_t vocab) {
   arena measure;
   detail::token_positions(measure, tokens, vocab);
   return measure.peak();

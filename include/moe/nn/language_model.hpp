@@ -69,7 +69,7 @@ struct language_model {
   static std::size_t scratch_bytes(S const& space, sequence_shape n) {
     return detail::measured([&](arena& a) { a.mat<T>(n.tokens(), d_model), a.mat<T>(n.tokens(), d_model); }) +
            std::max({Body::template scratch_bytes<T>(space, n), cross_entropy_scratch_bytes<T>(space, n.tokens(), d_model, vocab),
-                     rms_norm_backward_scratch_bytes<T>(n.tokens(), d_model), embedding_backward_scratch_bytes(n.tokens(), vocab)});
+                     rms_norm_backward_scratch_bytes<T>(space, n.tokens(), d_model), embedding_backward_scratch_bytes(space, n.tokens(), vocab)});
   }
   template <class T, class S>
   static std::size_t logits_scratch_bytes(S const& space, index_t rows, index_t capacity) {

@@ -90,7 +90,7 @@ void layer_norm(cpu const& space, in<T, dyn, dyn> x, in<T, dyn> weight, in<T, dy
 
 /// Bytes of scratch of layer_norm_backward.
 template <class T>
-std::size_t layer_norm_backward_scratch_bytes(index_t tokens, index_t d) {
+std::size_t layer_norm_backward_scratch_bytes(cpu const& /*space*/, index_t tokens, index_t d) {
   arena measure;
   measure.mat<accumulator<T>>((tokens + detail::norm_chunk - 1) / detail::norm_chunk, 2 * d);
   return measure.peak();

@@ -235,8 +235,8 @@ struct moe_ffn : layer_base {
                      grouped_gemm_scratch_bytes<T>(space, experts, d_model, pre_width), grouped_gemm_scratch_bytes<T>(space, experts, width, d_model),
                      grouped_gemm_scratch_bytes<T>(space, experts, d_model, width),
                      grouped_gemm_weight_gradient_scratch_bytes<T>(space, experts, rows, std::max<index_t>(d_model, width)),
-                     make_dispatch_scratch_bytes(tokens, experts), balance_losses_scratch_bytes<T>(tokens, experts),
-                     balance_losses_backward_scratch_bytes<T>(experts)});
+                     make_dispatch_scratch_bytes(space, tokens, experts), balance_losses_scratch_bytes<T>(space, tokens, experts),
+                     balance_losses_backward_scratch_bytes<T>(space, experts)});
   }
 };
 

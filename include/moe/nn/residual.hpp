@@ -38,7 +38,7 @@ struct residual {
   template <class T, class S>
   static std::size_t scratch_bytes(S const& space, sequence_shape n) {
     return scratch_rows<T>(n.tokens()) +
-           std::max(L::template scratch_bytes<T>(space, n), rms_norm_backward_scratch_bytes<T>(n.tokens(), d_model));
+           std::max(L::template scratch_bytes<T>(space, n), rms_norm_backward_scratch_bytes<T>(space, n.tokens(), d_model));
   }
 
   template <class S, class T>

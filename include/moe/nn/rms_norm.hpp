@@ -73,7 +73,7 @@ void rms_norm(cpu const& space, in<T, dyn, dyn> x, in<T, dyn> weight, accumulato
 
 /// Bytes of scratch of rms_norm_backward.
 template <class T>
-std::size_t rms_norm_backward_scratch_bytes(index_t tokens, index_t d) {
+std::size_t rms_norm_backward_scratch_bytes(cpu const& /*space*/, index_t tokens, index_t d) {
   arena measure;
   measure.mat<accumulator<T>>((tokens + detail::norm_chunk - 1) / detail::norm_chunk, d);
   return measure.peak();

@@ -43,7 +43,7 @@ double sum_of_squares(T const* p, index_t n) {
 }  // namespace detail
 
 /// Bytes of scratch of global_norm.
-inline std::size_t global_norm_scratch_bytes(index_t n) {
+inline std::size_t global_norm_scratch_bytes(cpu const& /*space*/, index_t n) {
   arena measure;
   measure.vec<double>((n + detail::norm_block - 1) / detail::norm_block);
   return measure.peak();

@@ -83,7 +83,7 @@ void add_balance_gradient(T const* row, index_t experts, A const* excess, A z, T
 
 /// Bytes of scratch for balance_losses.
 template <class T>
-std::size_t balance_losses_scratch_bytes(index_t tokens, index_t experts) {
+std::size_t balance_losses_scratch_bytes(cpu const& /*space*/, index_t tokens, index_t experts) {
   arena measure;
   detail::balance_scratch<T>(measure, tokens, experts);
   return measure.peak();
@@ -91,7 +91,7 @@ std::size_t balance_losses_scratch_bytes(index_t tokens, index_t experts) {
 
 /// Bytes of scratch for balance_losses_backward.
 template <class T>
-std::size_t balance_losses_backward_scratch_bytes(index_t experts) {
+std::size_t balance_losses_backward_scratch_bytes(cpu const& /*space*/, index_t experts) {
   arena measure;
   detail::take_excess<T>(measure, experts);
   return measure.peak();

@@ -73,7 +73,7 @@ inline void place_chunks(matrix_view<index_t> histogram, index_t capacity, dispa
 }  // namespace detail
 
 /// Bytes of scratch for make_dispatch.
-inline std::size_t make_dispatch_scratch_bytes(index_t tokens, index_t experts) {
+inline std::size_t make_dispatch_scratch_bytes(cpu const& /*space*/, index_t tokens, index_t experts) {
   arena measure;
   detail::dispatch_scratch(measure, tokens, experts);
   return measure.peak();
