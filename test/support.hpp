@@ -12,17 +12,14 @@
 
 #include <moe/core/buffer.hpp>
 #include <moe/core/random.hpp>
-#include <moe/core/space.hpp>
 #include <moe/core/tensor.hpp>
+#include <test/execution.hpp>
 
 namespace test {
 
 using moe::bf16;
 using moe::dyn;
 using moe::index_t;
-
-/// Numbers of threads over which results must not change.
-inline constexpr int thread_counts[] = {1, 2, 3, 7};
 
 template <class T>
 T quiet_nan() {
@@ -110,7 +107,7 @@ class array {
     else return T(-7.25f);
   }
   index_t rows_, columns_, stride_, offset_;
-  std::vector<T> memory_;
+  memory<T> memory_;
 };
 
 /// Same bits: NaN equals NaN, +0 differs from -0.
@@ -129,7 +126,7 @@ class scratch {
   }
 
  private:
-  std::vector<std::byte> memory_;
+  memory<std::byte> memory_;
 };
 
 struct gradient_tolerance {

@@ -4,6 +4,7 @@
 #include <moe/version.hpp>
 
 #include <moe/core/buffer.hpp>
+#include <moe/core/elementwise.hpp>
 #include <moe/core/error.hpp>
 #include <moe/core/macros.hpp>
 #include <moe/core/math.hpp>
@@ -53,4 +54,6 @@
 #include <moe/io/checkpoint.hpp>
 #include <moe/io/checksum.hpp>
 #include <moe/io/json.hpp>
+#include <moe/io/json_writer.hpp>
 #include <moe/io/safetensors.hpp>
+#include <moe/io/safetensors_writer.hpp>

@@ -1,0 +1,51 @@
+#include <moe/core/elementwise.hpp>
+
+#include <test/support.hpp>
+
+using namespace test;
+
+namespace {
+template <class T>
+T plain_sum(T a, T b) {
+  return T(static_cast<moe::accumulator<T>>(a) + static_cast<moe::accumulator<T>>(b));
+}
+}  // namespace
+
+TEST_CASE_TEMPLATE("fill, copy and add: every element, strided and unaligned, nothing beside them", T, float, double, bf16) {
+  for_each_execution([](space const& s, int i) {
+    for (index_t rows : {0, 1, 3, 70})
+      for (index_t columns : {0, 1, 7, 16, 33}) {
+        array<T> x(rows, columns, columns + i % 3, i % 2), y(rows, columns, columns + 2, 1), z(rows, columns);
+        x.normal(1);
+        moe::fill(s, y.mat(), T(2.5f));
+        for (T const v : y.values()) CHECK(v == T(2.5f));
+        moe::copy<T>(s, x.mat(), z.mat());
+        CHECK(same_bits(z.values(), x.values()));
+        moe::add<T>(s, x.mat(), y.mat());
+        for (index_t r = 0; r < rows; ++r)
+          for (index_t c = 0; c < columns; ++c) CHECK(y(r, c) == plain_sum(T(2.5f), x(r, c)));
+        moe::add<T>(s, x.mat(), x.mat());
+        for (index_t r = 0; r < rows; ++r)
+          for (index_t c = 0; c < columns; ++c) CHECK(x(r, c) == plain_sum(z(r, c), z(r, c)));
+      }
+  });
+}
+
+TEST_CASE("fill, copy and add: a NaN stays; errors name the argument") {
+  array<float> x(2, 3), y(2, 3), wide(2, 4);
+  x.fill(1), y.fill(1), x(1, 2) = quiet_nan<float>();
+  moe::add<float>(on(), x.mat(), y.mat());
+  CHECK(y(1, 1) == 2);
+  CHECK(y(1, 2) != y(1, 2));
+  CHECK(error_of([&] { moe::add<float>(on(), wide.mat(), y.mat()); }) == "add: x is [2, 4], needs [2, 3]");
+  CHECK(error_of([&] { moe::copy<float>(on(), wide.mat(), y.mat()); }) == "copy: from is [2, 4], needs [2, 3]");
+}
+
+TEST_CASE("copy: n elements, and none") {
+  array<int> from(5), to(5);
+  for (index_t i = 0; i < 5; ++i) from(i) = static_cast<int>(i);
+  moe::copy(on(), to.data(), static_cast<int const*>(from.data()), 5);
+  moe::copy(on(), to.data(), static_cast<int const*>(nullptr), 0);
+  on().wait();
+  CHECK(to.values() == from.values());
+}
