@@ -11,11 +11,6 @@ using kind = moe::json_value::kind;
 std::string parse_error(std::string const& text, moe::json_limits limits = {}) {
   return test::error_of([&] { moe::parse_json(text, "file", limits); });
 }
-std::string written(moe::json_value const& v) {
-  std::string text;
-  moe::append_json(text, v);
-  return text;
-}
 }  // namespace
 
 TEST_CASE("json: values of every kind") {
@@ -32,7 +27,6 @@ TEST_CASE("json: values of every kind") {
   CHECK(v.find("b")->is(kind::object));
   CHECK(v.find("")->is(kind::array));
   CHECK(v.find("c") == nullptr);
-  CHECK(written(v) == "{\"a\":[1,-25.0,true,false,null,\"x\"],\"b\":{},\"\":[]}");
 }
 
 TEST_CASE("json: numbers keep their bits") {
@@ -41,20 +35,11 @@ TEST_CASE("json: numbers keep their bits") {
   CHECK(number("-9223372036854775808").integer == std::numeric_limits<std::int64_t>::min());
   CHECK((number("9223372036854775808").is(kind::real) && number("9223372036854775808").real == 9223372036854775808.0));
   CHECK((number("-0").is(kind::real) && std::signbit(number("-0").real)));
-  for (double const x : {0.1, 1e300, 5e-324, -1.0 / 3, 1e22, 2.0}) {
-    auto const back = number(written(x));
-    CHECK(back.is(kind::real));
-    CHECK(back.real == x);
-  }
-  for (std::int64_t const i : {std::int64_t{0}, std::int64_t{-1}, std::numeric_limits<std::int64_t>::min()}) CHECK(number(written(i)).integer == i);
-  CHECK_THROWS_AS(written(std::numeric_limits<double>::infinity()), moe::error);
-  CHECK_THROWS_AS(written(std::numeric_limits<double>::quiet_NaN()), moe::error);
 }
 
 TEST_CASE("json: numbers do not depend on the locale") {
   for (char const* name : {"de_DE.UTF-8", "de_DE", "fr_FR.UTF-8"}) std::setlocale(LC_ALL, name);
   CHECK(moe::parse_json("1.5", "file").real == 1.5);
-  CHECK(written(1.5) == "1.5");
   std::setlocale(LC_ALL, "C");
 }
 
@@ -64,11 +49,6 @@ TEST_CASE("json: strings, escapes and surrogates") {
   CHECK(string(R"("\u0041\u00e4\u20ac\ud83d\uDE00")") == "A\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80");
   CHECK(string(R"("\u0000")") == std::string(1, '\0'));
   CHECK(string("\"\xc3\xa4 \xf4\x8f\xbf\xbf\"") == "\xc3\xa4 \xf4\x8f\xbf\xbf");
-  std::string all;
-  for (std::int32_t c = 0; c < 0x110000; c += c < 0x900 ? 1 : 251)
-    if (c < 0xd800 || c > 0xdfff) moe::append_utf8(all, c);
-  CHECK(string(written(all)) == all);
-  CHECK_THROWS_AS(written(std::string("\xff")), moe::error);
   CHECK(moe::quoted("a\nb\xff") == "\"a\\u000ab?\"");
   CHECK(moe::quoted(std::string(300, 'x'), 3) == "\"xxx\"...");
 }
@@ -148,9 +128,7 @@ TEST_CASE("json: every truncation and flipped bit is an error or a document") {
   int accepted = 0;
   test::for_each_damage(text, [&](std::string const& damaged) {
     try {
-      auto const v = moe::parse_json(damaged, "file");
-      auto const again = moe::parse_json(written(v), "file");
-      CHECK(written(again) == written(v));
+      moe::parse_json(damaged, "file");
       ++accepted;
     } catch (moe::error const& e) {
       CHECK(e.code == moe::errc::bad_file);

@@ -4,7 +4,9 @@
 #include <charconv>
 #include <optional>
 
-#include <moe/io/safetensors.hpp>
+#include <moe/io/checksum.hpp>
+#include <moe/io/json_writer.hpp>
+#include <moe/io/safetensors_writer.hpp>
 
 namespace moe::inline MOE_ISA {
 
