@@ -4,6 +4,10 @@
 
 namespace moe::inline MOE_ISA {
 
+struct cross_entropy_config {
+  bool mean = false;  ///< gradients are those of the mean over the targets that count; false: of the sum
+};
+
 namespace detail {
 inline constexpr index_t cross_entropy_chunk = 256;  ///< tokens whose logits exist at a time; no result depends on it
 
@@ -58,6 +62,12 @@ void check_cross_entropy(char const* op, matrix_view<T const> x, matrix_view<T c
             " (negative: ignored)");
 }
 
+inline double count_targets(vector_view<int const> target) {
+  index_t n = 0;
+  for (index_t t = 0; t < target.size(); ++t) n += target.data()[t] >= 0;
+  return static_cast<double>(n);
+}
+
 /// The loss of tokens [begin, end) added to `total`, token by token; leaves their logits or gradients in s.
 template <bool Gradient, class T, class A>
 void cross_entropy_chunk_loss(cpu const& space, matrix_view<T const> x, matrix_view<T const> w, vector_view<int const> target, A scale, index_t begin,
@@ -107,35 +117,37 @@ std::size_t cross_entropy_scratch_bytes(cpu const& space, index_t tokens, index_
 
 /// Cross-entropy of the logits x w^T, and its gradients, without ever holding the logits of more than 256 tokens:
 ///   loss         = sum over t with target[t] >= 0 of  log sum_v exp(l[t, v]) - l[t, target[t]],   l[t, v] = sum_c x[t, c] w[v, c]
-///   g[t, v]      = scale (softmax(l[t])[v] - [v == target[t]]), 0 where target[t] < 0
+///   g[t, v]      = scale (softmax(l[t])[v] - [v == target[t]]), 0 where target[t] < 0   (mean: scale / max(1, targets that are not negative))
 ///   d_x[t, c]    = sum_v g[t, v] w[v, c]
 ///   d_w[v, c]   += sum_t g[t, v] x[t, c]
 ///
 ///   x       [tokens, d]   in
 ///   w       [vocab, d]    in      the unembedding (or the embedding table, where the two are tied)
 ///   target  [tokens]      in      below vocab; negative: the token is ignored
-///   scale                 in      of the gradients, not of the loss: 1 / targets for the gradient of the mean
+///   scale                 in      of the gradients, not of the loss
+///   loss    [2]           out     the sum in nats, and the number of targets that are not negative: their quotient is the mean
 ///   d_x     [tokens, d]   out     overwritten; must not overlap x or w
 ///   d_w     [vocab, d]    in/out  added to, rounded to T once; or an empty view: no gradient of w is formed
-///   returns the loss in nats, a sum: divide by the number of targets for the mean
 ///
-/// Edges   tokens == 0 returns 0. Logits of any finite size give a finite loss (the maximum is subtracted first); a target whose logit is
+/// Edges   tokens == 0 gives 0, 0. Logits of any finite size give a finite loss (the maximum is subtracted first); a target whose logit is
 ///         -infinity gives infinity. NaN in a row makes the loss NaN; NaN in x reaches d_w even where the token is ignored (0 * NaN).
 /// Throws  bad_argument with position and value of the first target out of range; shape_mismatch if the shapes differ; out_of_memory if scratch
 ///         holds less than cross_entropy_scratch_bytes.
 /// Order   logits, d_x, d_w: one chain of madd each, over c, v, t ascending (see gemm). The softmax of a row by lanes and a fixed tree over v.
 ///         The loss is summed in double, t ascending.
 /// Cost    6 tokens * vocab * d flops, one exponential per logit; w is packed twice per 256 tokens. Logits stay in accumulator<T>.
-template <class T>
-double cross_entropy(cpu const& space, in<T, dyn, dyn> x, in<T, dyn, dyn> w, in<int, dyn> target, accumulator<T> scale, tensor<T, dyn, dyn> d_x,
-                     std::type_identity_t<tensor<T, dyn, dyn>> d_w, arena& scratch) {
+template <cross_entropy_config C = cross_entropy_config{}, class T>
+void cross_entropy(cpu const& space, in<T, dyn, dyn> x, in<T, dyn, dyn> w, in<int, dyn> target, std::type_identity_t<accumulator<T>> scale,
+                   tensor<double, 2> loss, tensor<T, dyn, dyn> d_x, std::type_identity_t<tensor<T, dyn, dyn>> d_w, arena& scratch) {
   using A = accumulator<T>;
   index_t const tokens = x.template extent<0>(), d = x.template extent<1>(), vocab = w.template extent<0>();
   bool const weights = d_w.size() != 0;
   detail::check_cross_entropy<T>("cross_entropy", x, w, target);
   detail::check_matrix("cross_entropy", "d_x", d_x, tokens, d);
   if (weights) detail::check_matrix("cross_entropy", "d_w", d_w, vocab, d);
-  if (tokens == 0) return 0;
+  loss(0) = 0, loss(1) = detail::count_targets(target);
+  if (tokens == 0) return;
+  if constexpr (C.mean) scale = static_cast<A>(static_cast<double>(scale) / std::max(1.0, loss(1)));
   arena::scope const scope(scratch);
   detail::cross_entropy_scratch<A> const s(scratch, tokens, vocab);
   auto const sums = weights ? detail::weight_sums<A, T>(space, d_w, scratch) : matrix_view<A>();
@@ -143,10 +155,9 @@ double cross_entropy(cpu const& space, in<T, dyn, dyn> x, in<T, dyn, dyn> w, in<
     arena::scope const probe(scratch);
     scratch.take<std::byte>(static_cast<index_t>(detail::cross_entropy_gemm_bytes<T>(space, tokens, d, vocab)));
   }
-  double total = 0;
   for (index_t begin = 0; begin < tokens; begin += detail::cross_entropy_chunk) {
     index_t const end = std::min(tokens, begin + detail::cross_entropy_chunk);
-    detail::cross_entropy_chunk_loss<true, T, A>(space, x, w, target, scale, begin, end, s, total, scratch);
+    detail::cross_entropy_chunk_loss<true, T, A>(space, x, w, target, scale, begin, end, s, loss(0), scratch);
     auto const d_logits = s.logits(end - begin, vocab);
     gemm(space, d_logits, w, rows_of(d_x, begin, end), scratch);
     if (weights) gemm<gemm_config{.transpose_a = true, .accumulate = true}>(space, d_logits, rows_of(x, begin, end), sums, scratch);
@@ -155,28 +166,27 @@ double cross_entropy(cpu const& space, in<T, dyn, dyn> x, in<T, dyn, dyn> w, in<
     detail::matrix_vectors<A>(space, sums.template extent<0>(), d, 1, [=](index_t i, index_t c, auto n) {
       simd<A>::load(sums.row(i) + c, n).store(d_w.row(i) + c, n);
     });
-  return total;
 }
 
-/// The loss alone: the same bits as cross_entropy returns, for a third of the work.
+/// The loss alone: the same bits as cross_entropy gives, for a third of the work.
 template <class T>
-double cross_entropy_loss(cpu const& space, in<T, dyn, dyn> x, in<T, dyn, dyn> w, in<int, dyn> target, arena& scratch) {
+void cross_entropy_loss(cpu const& space, in<T, dyn, dyn> x, in<T, dyn, dyn> w, in<int, dyn> target, tensor<double, 2> loss, arena& scratch) {
   using A = accumulator<T>;
   index_t const tokens = x.template extent<0>();
   detail::check_cross_entropy<T>("cross_entropy_loss", x, w, target);
-  if (tokens == 0) return 0;
+  loss(0) = 0, loss(1) = detail::count_targets(target);
+  if (tokens == 0) return;
   arena::scope const scope(scratch);
   detail::cross_entropy_scratch<A> const s(scratch, tokens, w.template extent<0>());
-  double total = 0;
   for (index_t begin = 0; begin < tokens; begin += detail::cross_entropy_chunk)
-    detail::cross_entropy_chunk_loss<false, T, A>(space, x, w, target, A(0), begin, std::min(tokens, begin + detail::cross_entropy_chunk), s, total,
+    detail::cross_entropy_chunk_loss<false, T, A>(space, x, w, target, A(0), begin, std::min(tokens, begin + detail::cross_entropy_chunk), s, loss(0),
                                                   scratch);
-  return total;
 }
 /// T is that of x.
 template <detail::matrix_like X>
-double cross_entropy_loss(cpu const& space, X const& x, in<typename X::value_type, dyn, dyn> w, in<int, dyn> target, arena& scratch) {
-  return cross_entropy_loss<typename X::value_type>(space, x, w, target, scratch);
+void cross_entropy_loss(cpu const& space, X const& x, in<typename X::value_type, dyn, dyn> w, in<int, dyn> target, tensor<double, 2> loss,
+                        arena& scratch) {
+  cross_entropy_loss<typename X::value_type>(space, x, w, target, loss, scratch);
 }
 
 }  // namespace moe::inline MOE_ISA

@@ -13,10 +13,6 @@ struct balance_config {
   double z = 0.001;       ///< coefficient of the z-loss
 };
 
-struct balance_result {
-  double balance = 0, z = 0;  ///< coefficients included
-};
-
 namespace detail {
 /// Sums per chunk of tokens. The boundaries depend on the number of tokens alone.
 template <class T>
@@ -104,6 +100,7 @@ std::size_t balance_losses_backward_scratch_bytes(cpu const& /*space*/, index_t 
 ///   logits  [tokens, experts]  in
 ///   counts  [experts]          in   choices of each expert, before capacity: they add up to k tokens
 ///   k                          in   choices of a token
+///   losses  [2]                out  balance, z
 ///
 /// Edges   tokens == 0 gives 0, 0. A row with a NaN, with +infinity, or of -infinity alone makes both losses NaN.
 /// Throws  shape_mismatch or bad_argument if counts has other extents, a negative entry, or another sum, or k is not in [1, experts];
@@ -112,10 +109,12 @@ std::size_t balance_losses_backward_scratch_bytes(cpu const& /*space*/, index_t 
 /// Cost    two exponentials per logit.
 /// Source  Fedus et al. 2021, arXiv:2101.03961, eq. 4, divided by k as MegaBlocks does; Zoph et al. 2022, arXiv:2202.08906, eq. 5.
 template <class T>
-balance_result balance_losses(cpu const& space, in<T, dyn, dyn> logits, in<index_t, dyn> counts, int k, balance_config config, arena& scratch) {
+void balance_losses(cpu const& space, in<T, dyn, dyn> logits, in<index_t, dyn> counts, int k, balance_config config, tensor<double, 2> losses,
+                    arena& scratch) {
   index_t const tokens = logits.template extent<0>(), experts = logits.template extent<1>();
   detail::check_balance("balance_losses", tokens, experts, counts, k);
-  if (tokens == 0) return {};
+  losses(0) = losses(1) = 0;
+  if (tokens == 0) return;
   arena::scope const scope(scratch);
   detail::balance_scratch<T> const partial(scratch, tokens, experts);
   parallel_chunks(space, tokens, partial.chunk, 8.0 * static_cast<double>(experts), [&](index_t c, index_t begin, index_t end) {
@@ -136,7 +135,8 @@ balance_result balance_losses(cpu const& space, in<T, dyn, dyn> logits, in<index
   }
   for (index_t c = 0; c < partial.chunks(tokens); ++c) z += partial.z(c);
   double const n = static_cast<double>(tokens);
-  return {config.balance * static_cast<double>(experts) / (k * n * n) * balance, config.z / n * z};
+  losses(0) = config.balance * static_cast<double>(experts) / (k * n * n) * balance;
+  losses(1) = config.z / n * z;
 }
 
 /// Adds the gradient of scale * (balance + z), counts held fixed:
