@@ -1,6 +1,6 @@
 #include <moe/attention/rope.hpp>
 
-#include "test/support.hpp"
+#include <test/support.hpp>
 
 using test::array;
 using test::bf16;
@@ -42,7 +42,7 @@ struct fixture {
   static constexpr moe::rope_config config{.d_head = D, .base = 500.0};
   array<moe::accumulator<T>> memory;
   moe::rope_table<moe::accumulator<T>> table;
-  explicit fixture(index_t positions) : memory(positions, D), table{memory.mat()} { moe::fill_rope_table<config>(moe::cpu{1}, table); }
+  explicit fixture(index_t positions) : memory(positions, D), table{memory.mat()} { moe::fill_rope_table<config>(test::on(), table); }
 };
 
 template <int D, class T>
@@ -53,9 +53,9 @@ void agrees() {
   x.normal(1);
   y = array<T>(x.values(), 5, 3 * D);
   auto const want = rotated(x, p, D, f.config.base);
-  moe::rope<fixture<D, T>::config>(moe::cpu{}, x.mat(), f.table, positions_of(p).vec());
+  moe::rope<fixture<D, T>::config>(test::on(), x.mat(), f.table, positions_of(p).vec());
   CHECK(near(x, want));
-  moe::rope<fixture<D, T>::config>(moe::cpu{}, y.mat(), f.table, positions_of(p).vec());
+  moe::rope<fixture<D, T>::config>(test::on(), y.mat(), f.table, positions_of(p).vec());
   CHECK(test::same_bits(x.values(), y.values()));
 }
 
@@ -65,8 +65,8 @@ TEST_CASE("rope: a worked example, position 3, base 10000") {
   constexpr moe::rope_config c{.d_head = 4};
   array<double> memory(4, 4), x({1, 2, 3, 4}, 1, 4);
   moe::rope_table<double> const table{memory.mat()};
-  moe::fill_rope_table<c>(moe::cpu{}, table);
-  moe::rope<c>(moe::cpu{}, x.mat(), table, positions_of({3}).vec());
+  moe::fill_rope_table<c>(test::on(), table);
+  moe::rope<c>(test::on(), x.mat(), table, positions_of({3}).vec());
   double const want[] = {-1.413352521, 1.879118067, -2.828857482, 4.058191135};
   for (int i = 0; i < 4; ++i) CHECK(std::abs(x(0, i) - want[i]) < 1e-9);
 }
@@ -87,7 +87,7 @@ TEST_CASE_TEMPLATE("rope: position 0 changes no bit", T, float, double, bf16) {
   array<T> x(2, 44);
   x.normal(2);
   auto const before = x.values();
-  moe::rope<f.config>(moe::cpu{}, x.mat(), f.table, positions_of({0, 0}).vec());
+  moe::rope<f.config>(test::on(), x.mat(), f.table, positions_of({0, 0}).vec());
   CHECK(x.values() == before);
 }
 
@@ -98,18 +98,45 @@ TEST_CASE_TEMPLATE("rope: the same bits for any number of threads and alone", T,
   array<T> x(257, 96);
   x.normal(3);
   array<T> one = x;
-  moe::rope<f.config>(moe::cpu{1}, one.mat(), f.table, positions_of(p).vec());
-  for (int threads : test::thread_counts) {
+  auto const position = positions_of(p);
+  moe::rope<f.config>(test::on(), one.mat(), f.table, position.vec());
+  test::for_each_execution([&](test::space const& s, int) {
     array<T> y = x;
-    moe::rope<f.config>(moe::cpu{threads}, y.mat(), f.table, positions_of(p).vec());
+    moe::rope<f.config>(s, y.mat(), f.table, position.vec());
     CHECK(test::same_bits(y.values(), one.values()));
-  }
+  });
   for (index_t t : {0, 5, 256}) {
     array<T> row(1, 96);
     for (index_t c = 0; c < 96; ++c) row(0, c) = x(t, c);
-    moe::rope<f.config>(moe::cpu{}, row.mat(), f.table, positions_of({p[static_cast<std::size_t>(t)]}).vec());
+    moe::rope<f.config>(test::on(), row.mat(), f.table, positions_of({p[static_cast<std::size_t>(t)]}).vec());
     CHECK(std::memcmp(row.data(), &one(t, 0), 96 * sizeof(T)) == 0);
   }
+}
+
+TEST_CASE_TEMPLATE("rope: consecutive positions are those of the array, whatever the row they begin in", T, float, double, bf16) {
+  fixture<24, T> f(40);
+  for (moe::consecutive const c : {moe::consecutive{0, 1}, moe::consecutive{0, 7}, moe::consecutive{33, 7}, moe::consecutive{3, 37}, moe::consecutive{39, 1}}) {
+    INFO("first ", c.first, ", length ", c.length);
+    std::vector<index_t> p;
+    for (index_t t = 0; t < 37; ++t) p.push_back(c.first + t % c.length);
+    auto const position = positions_of(p);
+    array<T> x(37, 48, 51, 1);
+    x.normal(8);
+    array<T> y = x;
+    moe::rope<f.config>(test::on(), x.mat(), f.table, c);
+    moe::rope<f.config>(test::on(), y.mat(), f.table, position.vec());
+    CHECK(test::same_bits(x.values(), y.values()));
+    moe::rope_backward<f.config>(test::on(), x.mat(), f.table, c);
+    moe::rope_backward<f.config>(test::on(), y.mat(), f.table, position.vec());
+    CHECK(test::same_bits(x.values(), y.values()));
+  }
+}
+
+TEST_CASE("consecutive: rows beyond 32 bits") {
+  index_t const far = (index_t{1} << 32) + 5;
+  CHECK(moe::consecutive{2, 7}(20) == 8);
+  CHECK(moe::consecutive{2, 7}(far) == 2 + far % 7);
+  CHECK(moe::consecutive{2, far + 1}(far) == 2 + far);
 }
 
 TEST_CASE("rope_backward: agrees with finite differences") {
@@ -119,13 +146,13 @@ TEST_CASE("rope_backward: agrees with finite differences") {
   x.normal(4), c.normal(5);
   auto const loss = [&] {
     y = x;
-    moe::rope<f.config>(moe::cpu{1}, y.mat(), f.table, p.vec());
+    moe::rope<f.config>(test::on(), y.mat(), f.table, p.vec());
     double l = 0;
     for (index_t i = 0; i < y.size(); ++i) l += y.data()[i] * c.data()[i];
     return l;
   };
   array<double> d_x = c;
-  moe::rope_backward<f.config>(moe::cpu{}, d_x.mat(), f.table, p.vec());
+  moe::rope_backward<f.config>(test::on(), d_x.mat(), f.table, p.vec());
   test::check_gradient("rope x", loss, x.data(), x.size(), d_x.values(), {.step = 1e-3});
 }
 
@@ -134,9 +161,10 @@ TEST_CASE("rope: NaN stays in its pair; no tokens, no work") {
   array<float> x(1, 16), y(0, 16);
   x.normal(6);
   x(0, 9) = test::quiet_nan<float>();
-  moe::rope<f.config>(moe::cpu{}, x.mat(), f.table, positions_of({2}).vec());
+  moe::rope<f.config>(test::on(), x.mat(), f.table, positions_of({2}).vec());
   for (index_t i = 0; i < 16; ++i) CHECK(std::isnan(x(0, i)) == (i == 9 || i == 13));
-  moe::rope<f.config>(moe::cpu{}, y.mat(), f.table, positions_of({}).vec());
+  moe::rope<f.config>(test::on(), y.mat(), f.table, positions_of({}).vec());
+  moe::rope<f.config>(test::on(), y.mat(), f.table, moe::consecutive{0, 0});
 }
 
 TEST_CASE("rope: errors name the argument and what it needs") {
@@ -144,16 +172,23 @@ TEST_CASE("rope: errors name the argument and what it needs") {
   array<float> x(2, 16), narrow(2, 12);
   x.normal(7), narrow.normal(7);
   auto const call = [&](array<float>& m, std::vector<index_t> const& p) {
-    return test::error_of([&] { moe::rope<f.config>(moe::cpu{}, m.mat(), f.table, positions_of(p).vec()); });
+    return test::error_of([&] { moe::rope<f.config>(test::on(), m.mat(), f.table, positions_of(p).vec()); });
   };
   auto const before = x.values();
   CHECK(test::contains(call(x, {0, 5}), "rope: position[1] is 5, needs to be in [0, 5)"));
   CHECK(test::contains(call(x, {-1, 0}), "rope: position[0] is -1"));
   CHECK(test::contains(call(x, {0}), "rope: position has 1 elements, x has 2 rows"));
   CHECK(test::contains(call(narrow, {0, 0}), "rope: x has 12 columns, needs a multiple of d_head = 8"));
+  auto const consecutive = [&](index_t first, index_t length) {
+    return test::error_of([&] { moe::rope_backward<f.config>(test::on(), x.mat(), f.table, moe::consecutive{first, length}); });
+  };
+  CHECK(test::contains(consecutive(4, 2), "rope_backward: 2 positions from 4 on, need to be in [0, 5), the positions of the table"));
+  CHECK(test::contains(consecutive(-1, 9), "rope_backward: 2 positions from -1 on"));
+  CHECK(test::contains(consecutive(0, 0), "rope_backward: length is 0, needs to be at least 1"));
   CHECK(x.values() == before);
+  CHECK(consecutive(3, 9) == "");  // no more positions than rows
   constexpr moe::rope_config other{.d_head = 4};
-  CHECK(test::contains(test::error_of([&] { moe::rope_backward<other>(moe::cpu{}, x.mat(), f.table, positions_of({0, 0}).vec()); }),
+  CHECK(test::contains(test::error_of([&] { moe::rope_backward<other>(test::on(), x.mat(), f.table, positions_of({0, 0}).vec()); }),
                        "rope_backward: table has 8 columns, needs d_head = 4"));
   moe::arena measure;
   CHECK(moe::rope_table<float>::take(measure, 5, 8).positions() == 0);

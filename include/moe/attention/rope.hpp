@@ -1,5 +1,6 @@
 #pragma once
 #include <cmath>
+#include <concepts>
 
 #include <moe/core/buffer.hpp>
 #include <moe/core/parallel.hpp>
@@ -20,6 +21,17 @@ struct rope_table {
 
   static rope_table take(arena& from, index_t positions, int d_head) { return {from.mat<A>(positions, d_head)}; }
   index_t positions() const { return rows.template extent<0>(); }
+};
+
+/// Positions of sequences of `length` rows, one after the other, each from `first` on: row r stands at first + r % length.
+struct consecutive {
+  index_t first, length;
+  MOE_HD index_t operator()(index_t row) const {
+    if (row < length) return first + row;
+    if (row < (index_t{1} << 32))
+      return first + index_t{static_cast<std::uint32_t>(row) % static_cast<std::uint32_t>(length)};  // 64 bits divide slowly on a GPU
+    return first + row % length;
+  }
 };
 
 namespace detail {
@@ -44,17 +56,32 @@ MOE_INLINE void rotate_head(T* x, A const* angles) {
   }
 }
 
-template <rope_config C, bool Back, class T>
-void rotate_rows(char const* op, cpu const& space, tensor<T, dyn, dyn> x, rope_table<accumulator<T>> const& table,
-                 tensor<index_t const, dyn> position) {
+/// What both spaces can check.
+template <rope_config C, class A>
+void check_rope(char const* op, rope_table<A> const& table, index_t columns) {
   check_rope_table<C>(op, table);
-  index_t const tokens = x.template extent<0>(), columns = x.template extent<1>();
   expects(columns % C.d_head == 0, errc::shape_mismatch, op, ": x has ", columns, " columns, needs a multiple of d_head = ", C.d_head);
-  expects(position.template extent<0>() == tokens, errc::shape_mismatch, op, ": position has ", position.template extent<0>(), " elements, x has ",
-          tokens, " rows");
-  for (index_t t = 0; t < tokens; ++t)
-    expects(position(t) >= 0 && position(t) < table.positions(), errc::bad_argument, op, ": position[", t, "] is ", position(t), ", needs to be in [0, ",
-            table.positions(), "), the positions of the table");
+}
+inline void check_positions(char const* op, in<index_t, dyn> position, index_t tokens, index_t /*positions*/) {
+  expects(position.extent<0>() == tokens, errc::shape_mismatch, op, ": position has ", position.extent<0>(), " elements, x has ", tokens, " rows");
+}
+inline void check_positions(char const* op, consecutive const& position, index_t tokens, index_t positions) {
+  if (tokens == 0) return;
+  index_t const first = position.first, length = position.length, used = length < tokens ? length : tokens;
+  expects(length >= 1, errc::bad_argument, op, ": length is ", length, ", needs to be at least 1");
+  expects(first >= 0 && used <= positions && first <= positions - used, errc::bad_argument, op, ": ", used, " positions from ", first,
+          " on, need to be in [0, ", positions, "), the positions of the table");
+}
+
+template <rope_config C, bool Back, class T, class Position>
+void rotate_rows(char const* op, cpu const& space, tensor<T, dyn, dyn> x, rope_table<accumulator<T>> const& table, Position const& position) {
+  index_t const tokens = x.template extent<0>(), columns = x.template extent<1>();
+  check_rope<C>(op, table, columns);
+  check_positions(op, position, tokens, table.positions());
+  if constexpr (!std::same_as<Position, consecutive>)
+    for (index_t t = 0; t < tokens; ++t)
+      expects(position(t) >= 0 && position(t) < table.positions(), errc::bad_argument, op, ": position[", t, "] is ", position(t),
+              ", needs to be in [0, ", table.positions(), "), the positions of the table");
   parallel_for(space, tokens, 4.0 * static_cast<double>(columns), [&](index_t t) {
     for (index_t head = 0; head < columns; head += C.d_head) rotate_head<C.d_head / 2, Back>(x.row(t) + head, table.rows.row(position(t)));
   });
@@ -85,15 +112,19 @@ void fill_rope_table(cpu const& space, rope_table<A> const& table) {
 ///
 ///   x         [tokens, heads * d_head]  in/out  any number of heads; rows may be strided (q and k as columns of one matrix are one call)
 ///   table     of fill_rope_table<C>     in      in accumulators of T
-///   position  [tokens]                  in      0 .. positions of the table - 1
+///   position  [tokens]                  in      0 .. positions of the table - 1; or consecutive{first, length}, which needs no memory
 ///
 /// Edges   0 tokens write nothing. NaN stays in its pair.
-/// Throws  shape_mismatch if extents disagree; bad_argument if a position is not in the table. An odd d_head does not compile.
+/// Throws  shape_mismatch if extents disagree; bad_argument if a position is not in the table, or length < 1. An odd d_head does not compile.
 /// Order   element-wise, one madd and one rounded product each: the same bits whatever the batch, the stride and the threads.
 /// Cost    reads and writes x once; 6 flops per pair.
 /// Source  Su et al. 2021, arXiv:2104.09864; checkpoints in interleaved layout (pairs 2i, 2i + 1) need their rows permuted first.
 template <rope_config C, class T>
 void rope(cpu const& space, tensor<T, dyn, dyn> x, std::type_identity_t<rope_table<accumulator<T>>> const& table, in<index_t, dyn> position) {
+  detail::rotate_rows<C, false, T>("rope", space, x, table, position);
+}
+template <rope_config C, class T>
+void rope(cpu const& space, tensor<T, dyn, dyn> x, std::type_identity_t<rope_table<accumulator<T>>> const& table, consecutive const& position) {
   detail::rotate_rows<C, false, T>("rope", space, x, table, position);
 }
 
@@ -103,6 +134,11 @@ void rope(cpu const& space, tensor<T, dyn, dyn> x, std::type_identity_t<rope_tab
 template <rope_config C, class T>
 void rope_backward(cpu const& space, tensor<T, dyn, dyn> d_x, std::type_identity_t<rope_table<accumulator<T>>> const& table,
                    in<index_t, dyn> position) {
+  detail::rotate_rows<C, true, T>("rope_backward", space, d_x, table, position);
+}
+template <rope_config C, class T>
+void rope_backward(cpu const& space, tensor<T, dyn, dyn> d_x, std::type_identity_t<rope_table<accumulator<T>>> const& table,
+                   consecutive const& position) {
   detail::rotate_rows<C, true, T>("rope_backward", space, d_x, table, position);
 }
 
