@@ -7,19 +7,29 @@ using moe::balance_config;
 using moe::bf16;
 using moe::index_t;
 
+struct loss_values {
+  double balance = 0, z = 0;
+};
+
 template <class T>
-moe::balance_result losses(test::array<T> const& logits, std::vector<index_t> const& counts, int k, balance_config config, int threads = 1) {
-  std::vector<std::byte> memory(moe::balance_losses_scratch_bytes<T>(moe::cpu{}, logits.rows(), logits.columns()), std::byte{0xff});
+loss_values losses(test::array<T> const& logits, std::vector<index_t> const& counts, int k, balance_config config,
+                   test::space const& space = test::on()) {
+  test::memory<std::byte> memory(moe::balance_losses_scratch_bytes<T>(space, logits.rows(), logits.columns()), std::byte{0xff});
   moe::arena scratch(memory.data(), memory.size());
-  return moe::balance_losses<T>(moe::cpu{threads}, logits.mat(), moe::vec(counts.data(), index_t(counts.size())), k, config, scratch);
+  test::array<index_t> const load(counts, index_t(counts.size()), 1);
+  test::array<double> result(2);
+  moe::balance_losses<T>(space, logits.mat(), load.vec(), k, config, result.vec(), scratch);
+  space.wait();
+  return {result(0), result(1)};
 }
 template <class T>
 void backward(test::array<T> const& logits, std::vector<index_t> const& counts, int k, balance_config config, double scale, test::array<T>& d_logits,
-              int threads = 1) {
-  std::vector<std::byte> memory(moe::balance_losses_backward_scratch_bytes<T>(moe::cpu{}, logits.columns()), std::byte{0xff});
+              test::space const& space = test::on()) {
+  test::memory<std::byte> memory(moe::balance_losses_backward_scratch_bytes<T>(space, logits.columns()), std::byte{0xff});
   moe::arena scratch(memory.data(), memory.size());
-  moe::balance_losses_backward(moe::cpu{threads}, logits.mat(), moe::vec(counts.data(), index_t(counts.size())), k, config,
-                               static_cast<moe::accumulator<T>>(scale), d_logits.mat(), scratch);
+  test::array<index_t> const load(counts, index_t(counts.size()), 1);
+  moe::balance_losses_backward(space, logits.mat(), load.vec(), k, config, static_cast<moe::accumulator<T>>(scale), d_logits.mat(), scratch);
+  space.wait();
 }
 
 /// Counts that add up to tokens * k, far from uniform, one expert empty where there are several.
@@ -129,24 +139,24 @@ TEST_CASE("balance_losses: gradients agree with finite differences and are added
   }
 }
 
-TEST_CASE_TEMPLATE("balance_losses: the same bits for any number of threads, and per row in any company", T, float, double, bf16) {
-  constexpr index_t tokens = 1000, experts = 19;
+TEST_CASE_TEMPLATE("balance_losses: the same bits for every execution, and per row in any company", T, float, double, bf16) {
+  constexpr index_t tokens = test::on_cuda ? 150 : 1000, experts = 19;
   constexpr int k = 3;
   test::array<T> logits(tokens, experts, experts + 1, 1);
   logits.normal(6);
   auto const counts = uneven_counts(tokens, experts, k);
-  moe::balance_result first;
+  loss_values first;
   std::vector<T> gradient;
-  for (int threads : test::thread_counts) {
+  test::for_each_execution([&](test::space const& space, int i) {
     test::array<T> d(tokens, experts);
     d.normal(7);
-    auto const r = losses(logits, counts, k, {}, threads);
-    backward(logits, counts, k, {}, 1000.0, d, threads);
-    if (threads == 1) first = r, gradient = d.values();
+    auto const r = losses(logits, counts, k, {}, space);
+    backward(logits, counts, k, {}, 1000.0, d, space);
+    if (i == 0) first = r, gradient = d.values();
     CHECK(r.balance == first.balance);
     CHECK(r.z == first.z);
     CHECK(test::same_bits(gradient, d.values()));
-  }
+  });
   test::array<T> reversed(tokens, experts), d(tokens, experts), start(tokens, experts);
   start.normal(7);
   for (index_t t = 0; t < tokens; ++t)
@@ -205,11 +215,11 @@ TEST_CASE("balance_losses: wrong arguments") {
   both({7, -1, 0, 0}, 2, "counts[1] is -1");
   both({5, 0, 0, 0}, 2, "counts add up to 5, 3 tokens of 2 choices need 6");
   CHECK(contains(error_of([&] { backward(logits, {6, 0, 0, 0}, 2, {}, 1.0, d2); }), "balance_losses_backward: d_logits is [2, 4], logits is [3, 4]"));
-  std::vector<index_t> const counts{6, 0, 0, 0};
+  test::array<index_t> const counts({6, 0, 0, 0}, 4, 1);
+  test::array<double> result(2);
   std::byte none;
   moe::arena empty(&none, 0);
-  moe::cpu const space{1};
-  auto const four = moe::vec(counts.data(), 4);
-  CHECK(contains(error_of([&] { moe::balance_losses<double>(space, logits.mat(), four, 2, {}, empty); }), "arena"));
-  CHECK(contains(error_of([&] { moe::balance_losses_backward(space, logits.mat(), four, 2, {}, 1.0, d.mat(), empty); }), "arena"));
+  auto const space = test::on();
+  CHECK(contains(error_of([&] { moe::balance_losses<double>(space, logits.mat(), counts.vec(), 2, {}, result.vec(), empty); }), "arena"));
+  CHECK(contains(error_of([&] { moe::balance_losses_backward(space, logits.mat(), counts.vec(), 2, {}, 1.0, d.mat(), empty); }), "arena"));
 }
