@@ -65,12 +65,10 @@ struct cuda_thread {
   char const* waits_for = nullptr;
   place where{"the start of the kernel", 0};  // of the last blocking call
   std::uint32_t waits_with = 0;               // mask of a warp operation
-  std::uint64_t result = 0;
   std::vector<std::vector<pending_copy>> copies;  // groups; the last one is open
 
   bool same_wait(cuda_thread const& o) const {
-    return now == o.now && (now != state::waiting || (waits_for == o.waits_for && waits_with == o.waits_with && where.line == o.where.line &&
-                                                      std::string(where.file) == o.where.file));
+    return now == o.now && (now != state::waiting || (waits_for == o.waits_for && waits_with == o.waits_with && where == o.where));
   }
 };
 
@@ -78,8 +76,7 @@ struct warp_slot {  // a warp operation that some lanes have reached
   char const* name;
   std::uint32_t mask, arrived;
   place where;
-  std::uint64_t input[32];
-  int argument[32];
+  void* lanes[32];
 };
 
 /// The path from the repository on.
@@ -129,7 +126,7 @@ class machine {
   }
 
   void barrier(place where) {
-    if (at_barrier_ > 0 && (barrier_.line != where.line || std::string(barrier_.file) != where.file))
+    if (at_barrier_ > 0 && !(barrier_ == where))
       fail(where, "__syncthreads that other threads of the block await at " + text(barrier_));
     barrier_ = where;
     ++at_barrier_;
@@ -139,29 +136,25 @@ class machine {
     maybe_yield();
   }
 
-  std::uint64_t collective(warp_operation const& mine, place where) {
+  void collective(warp_operation const& mine, place where) {
     int const lane = current_->number % 32, first = current_->number - lane;
     check_mask(mine, lane, first, where);
-    std::uint32_t const bit = 1u << lane;
     auto& slots = warps_[static_cast<std::size_t>(first / 32)];
     auto slot = std::find_if(slots.begin(), slots.end(), [&](warp_slot const& s) { return (s.mask & mine.mask) != 0; });
-    if (slot == slots.end()) slot = slots.insert(slot, warp_slot{mine.name, mine.mask, 0, where, {}, {}});
-    if (slot->mask != mine.mask || std::string(slot->name) != mine.name)
+    if (slot == slots.end()) slot = slots.insert(slot, warp_slot{mine.name, mine.mask, 0, where, {}});
+    if (slot->mask != mine.mask || (slot->name != mine.name && std::strcmp(slot->name, mine.name) != 0))
       fail(where, std::string(mine.name) + " with mask " + hex(mine.mask) + " while other lanes await " + slot->name + " with mask " +
                       hex(slot->mask) + " at " + text(slot->where));
-    slot->arrived |= bit;
-    slot->input[lane] = mine.input;
-    slot->argument[lane] = mine.argument;
-    if (slot->arrived != slot->mask) {
-      wait(mine.name, mine.mask, where);
-    } else {
-      warp_slot const done = *slot;
-      slots.erase(slot);
-      finish(done, first);
-      current_->where = where;
-      maybe_yield();
-    }
-    return current_->result;
+    slot->arrived |= 1u << lane;
+    slot->lanes[lane] = mine.mine;
+    if (slot->arrived != slot->mask) return wait(mine.name, mine.mask, where);
+    warp_slot const done = *slot;
+    slots.erase(slot);
+    current_->where = where;
+    if (mine.finish != nullptr) mine.finish(done.lanes, done.mask);
+    for (std::uint32_t rest = done.mask; rest != 0; rest &= rest - 1)
+      set_ready(*threads_[static_cast<std::size_t>(first + __builtin_ctz(rest))]);
+    maybe_yield();
   }
 
   std::byte* area(std::size_t bytes, std::size_t alignment, place where) const {
@@ -172,11 +165,15 @@ class machine {
     return shared_;
   }
 
+  void check_shared(void const* address, std::size_t bytes, std::size_t alignment, char const* what, place where) const {
+    auto const* const p = static_cast<std::byte const*>(address);
+    if (p < shared_ || p + bytes > shared_ + shared_bytes_) fail(where, std::string(what) + " of an address outside the block's shared memory");
+    if (reinterpret_cast<std::uintptr_t>(p) % alignment != 0)
+      fail(where, std::string(what) + " of an address of shared memory that is no multiple of " + std::to_string(alignment));
+  }
   void copy(void* to, void const* from, int bytes, place where) {
-    auto const* const p = static_cast<std::byte*>(to);
-    if (p < shared_ || p + 16 > shared_ + shared_bytes_) fail(where, "cp.async to an address outside the block's shared memory");
-    if (reinterpret_cast<std::uintptr_t>(to) % 16 != 0 || reinterpret_cast<std::uintptr_t>(from) % 16 != 0)
-      fail(where, "cp.async of an address that is no multiple of 16");
+    check_shared(to, 16, 16, "cp.async", where);
+    if (reinterpret_cast<std::uintptr_t>(from) % 16 != 0) fail(where, "cp.async from an address that is no multiple of 16");
     if (bytes < 0 || bytes > 16) fail(where, "cp.async of " + std::to_string(bytes) + " bytes");
     if (current_->copies.empty()) current_->copies.emplace_back();
     current_->copies.back().push_back({to, from, bytes, false, where});
@@ -394,22 +391,8 @@ class machine {
       if (threads_[static_cast<std::size_t>(first + l)]->now == state::finished)
         fail(where, std::string(mine.name) + " names lane " + std::to_string(l) + ", which has left the kernel");
     }
-    bool const shuffles = std::string(mine.name).compare(0, 6, "__shfl") == 0;
-    if (shuffles && (mine.argument < 0 || mine.argument > 31 || (mine.mask >> mine.argument & 1) == 0))
-      fail(where, std::string(mine.name) + " reads lane " + std::to_string(mine.argument) + ", which is not in its mask " + hex(mine.mask));
-  }
-
-  void finish(warp_slot const& s, int first) {
-    bool const shuffles = std::string(s.name).compare(0, 6, "__shfl") == 0;
-    std::uint64_t votes = 0;
-    for (int l = 0; l < 32; ++l)
-      if ((s.mask >> l & 1) != 0 && s.input[l] != 0) votes |= std::uint64_t{1} << l;
-    for (int l = 0; l < 32; ++l) {
-      if ((s.mask >> l & 1) == 0) continue;
-      cuda_thread& t = *threads_[static_cast<std::size_t>(first + l)];
-      t.result = shuffles ? s.input[s.argument[l]] : votes;
-      set_ready(t);
-    }
+    if (mine.source != -1 && (mine.source < 0 || mine.source > 31 || (mine.mask >> mine.source & 1) == 0))
+      fail(where, std::string(mine.name) + " reads lane " + std::to_string(mine.source) + ", which is not in its mask " + hex(mine.mask));
   }
 
   // Reports
@@ -478,8 +461,11 @@ void run_grid(size3 grid, size3 block, std::size_t shared_bytes, std::function<v
 }
 void fail_at(place where, std::string const& what) { the_machine().fail(where, what); }
 void block_barrier(place where) { the_machine().barrier(where); }
-std::uint64_t warp_collective(warp_operation const& mine, place where) { return the_machine().collective(mine, where); }
+void warp_collective(warp_operation const& mine, place where) { the_machine().collective(mine, where); }
 std::byte* shared_area(std::size_t bytes, std::size_t alignment, place where) { return the_machine().area(bytes, alignment, where); }
+void check_shared(void const* p, std::size_t bytes, std::size_t alignment, char const* what, place where) {
+  the_machine().check_shared(p, bytes, alignment, what, where);
+}
 void copy_async(void* to, void const* from, int bytes, place where) { the_machine().copy(to, from, bytes, where); }
 void copy_commit() { the_machine().commit(); }
 void copy_wait(int pending) { the_machine().wait_copies(pending); }

@@ -3,6 +3,7 @@
 // it is no proof that they work on a GPU. One launch at a time, from one thread.
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <stdexcept>
 #include <string>
@@ -66,22 +67,24 @@ void run_grid(size3 grid, size3 block, std::size_t shared_bytes, std::function<v
 struct place {
   char const* file;
   int line;
+  bool operator==(place const& p) const { return line == p.line && (file == p.file || std::strcmp(file, p.file) == 0); }
 };
 [[noreturn]] void fail_at(place where, std::string const& what);
 
 void block_barrier(place where);
-/// One lane's part in a warp operation, which waits for the lanes of `mask`. A shuffle returns the input of lane `argument`, any other operation the
-/// mask of the
-/// lanes whose input is not 0.
+/// One lane's part in a warp operation. The lane waits for the others of `mask`; the last to arrive calls `finish` with what each lane brought, which
+/// reads and writes for all of them.
 struct warp_operation {
   char const* name;
   std::uint32_t mask;
-  std::uint64_t input;
-  int argument;  ///< of a shuffle: the lane to read from
+  void* mine;
+  void (*finish)(void* const* lanes, std::uint32_t mask);
+  int source = -1;  ///< of a shuffle: the lane to read from
 };
-std::uint64_t warp_collective(warp_operation const& mine, place where);
+void warp_collective(warp_operation const& mine, place where);
 
 std::byte* shared_area(std::size_t bytes, std::size_t alignment, place where);  ///< throws unless the launch gave that many
+void check_shared(void const* p, std::size_t bytes, std::size_t alignment, char const* what, place where);  ///< throws unless inside the area
 void copy_async(void* to, void const* from, int bytes, place where);
 void copy_commit();
 void copy_wait(int pending);

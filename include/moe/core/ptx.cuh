@@ -2,9 +2,10 @@
 #include <cuda_runtime.h>
 
 #include <moe/core/macros.hpp>
+#include <moe/core/ptx/matrix.cuh>
 
-// All inline PTX, and all access to shared memory, as small functions. test/simt replaces this one file by a version for the CPU, so kernels
-// include it as <moe/core/ptx.cuh> and use no asm and no __shared__ of their own.
+// All inline PTX, and all access to shared memory, as small functions, here and in core/ptx/. test/simt replaces these files by versions for the CPU, so
+// kernels include <moe/core/ptx.cuh>, with angle brackets, and use no asm and no __shared__ of their own.
 namespace moe::inline MOE_ISA::ptx {
 
 /// 16 bytes, moved as one.

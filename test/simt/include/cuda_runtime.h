@@ -79,7 +79,7 @@ cudaError_t cudaLaunchKernelEx(cudaLaunchConfig_t const* config, void (*kernel)(
 
 inline void __syncthreads(char const* file = __builtin_FILE(), int line = __builtin_LINE()) { simt::block_barrier({file, line}); }
 inline void __syncwarp(unsigned mask = 0xffffffffu, char const* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  simt::warp_collective({"__syncwarp", mask, 0, 0}, {file, line});
+  simt::warp_collective({"__syncwarp", mask, nullptr, nullptr}, {file, line});
 }
 
 namespace simt {
@@ -87,11 +87,33 @@ inline int lane() { return static_cast<int>((threadIdx.x + blockDim.x * (threadI
 template <class T>
 T shuffle(char const* name, unsigned mask, T value, int source, place where) {
   static_assert(sizeof(T) <= 8 && std::is_arithmetic_v<T>, "a shuffle moves a number of at most 8 bytes");
-  std::uint64_t bits = 0;
-  std::memcpy(&bits, &value, sizeof value);
-  bits = warp_collective({name, mask, bits, source}, where);
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
+  struct part {
+    T value, result;
+    int source;
+  } mine{value, value, source};
+  auto const finish = [](void* const* lanes, std::uint32_t m) {
+    for (; m != 0; m &= m - 1) {
+      auto* const p = static_cast<part*>(lanes[__builtin_ctz(m)]);
+      p->result = static_cast<part const*>(lanes[p->source])->value;
+    }
+  };
+  warp_collective({name, mask, &mine, finish, source}, where);
+  return mine.result;
+}
+/// The mask of the lanes whose predicate holds.
+inline std::uint32_t vote(char const* name, unsigned mask, bool predicate, place where) {
+  struct part {
+    bool predicate;
+    std::uint32_t result;
+  } mine{predicate, 0};
+  auto const finish = [](void* const* lanes, std::uint32_t m) {
+    std::uint32_t votes = 0;
+    for (std::uint32_t rest = m; rest != 0; rest &= rest - 1)
+      if (int const l = __builtin_ctz(rest); static_cast<part const*>(lanes[l])->predicate) votes |= 1u << l;
+    for (std::uint32_t rest = m; rest != 0; rest &= rest - 1) static_cast<part*>(lanes[__builtin_ctz(rest)])->result = votes;
+  };
+  warp_collective({name, mask, &mine, finish}, where);
+  return mine.result;
 }
 /// The lane itself where the source leaves the segment of `width` lanes.
 inline int source_in(int width, int source) { return source / width == lane() / width && source >= 0 ? source : lane(); }
@@ -114,13 +136,13 @@ T __shfl_down_sync(unsigned mask, T value, int lanes, int width = 32, char const
   return simt::shuffle("__shfl_down_sync", mask, value, simt::source_in(width, simt::lane() + lanes), {file, line});
 }
 inline unsigned __ballot_sync(unsigned mask, int predicate, char const* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  return static_cast<unsigned>(simt::warp_collective({"__ballot_sync", mask, predicate != 0, 0}, {file, line}));
+  return simt::vote("__ballot_sync", mask, predicate != 0, {file, line});
 }
 inline int __any_sync(unsigned mask, int predicate, char const* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  return simt::warp_collective({"__any_sync", mask, predicate != 0, 0}, {file, line}) != 0;
+  return simt::vote("__any_sync", mask, predicate != 0, {file, line}) != 0;
 }
 inline int __all_sync(unsigned mask, int predicate, char const* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  return simt::warp_collective({"__all_sync", mask, predicate != 0, 0}, {file, line}) == mask;
+  return simt::vote("__all_sync", mask, predicate != 0, {file, line}) == mask;
 }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }

@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 
 #include <moe/core/macros.hpp>
+#include <moe/core/ptx/matrix.cuh>
 
 namespace moe::inline MOE_ISA::ptx {
 
