@@ -22,6 +22,7 @@
 #include <moe/routing/dispatch.hpp>
 #include <moe/routing/router.hpp>
 #include <moe/routing/topk.hpp>
+#include <moe/routing/weigh_rows.hpp>
 
 #include <moe/attention/attention.hpp>
 #include <moe/attention/rope.hpp>
