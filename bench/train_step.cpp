@@ -60,7 +60,7 @@ class training {
   static std::size_t bytes(moe::cpu const& space) {
     moe::arena a;
     for (int i = 0; i < 4; ++i) a.vec<float>(Model::parameter_count);
-    activations(a, batch);
+    activations(space, a, batch);
     return a.peak() + 2 * moe::aligned(sizeof(int) * static_cast<std::size_t>(batch.tokens())) + scratch_bytes(space);
   }
   static std::size_t scratch_bytes(moe::cpu const& space) {
@@ -73,7 +73,7 @@ class training {
   moe::vector_view<float> weights_ = memory_.vec<float>(Model::parameter_count), gradients_ = memory_.vec<float>(Model::parameter_count),
                           first_ = memory_.vec<float>(Model::parameter_count), second_ = memory_.vec<float>(Model::parameter_count);
   moe::vector_view<int> tokens_ = memory_.vec<int>(batch.tokens()), targets_ = memory_.vec<int>(batch.tokens());
-  activations activations_{memory_, batch};
+  activations activations_{space_, memory_, batch};
   moe::arena scratch_{memory_.take<std::byte>(static_cast<index_t>(scratch_bytes(space_))), scratch_bytes(space_)};
   index_t step_ = 0;
 };

@@ -111,8 +111,8 @@ class array {
 };
 
 /// Same bits: NaN equals NaN, +0 differs from -0.
-template <class T>
-bool same_bits(std::vector<T> const& a, std::vector<T> const& b) {
+template <class T, class A>
+bool same_bits(std::vector<T, A> const& a, std::vector<T, A> const& b) {
   return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
 

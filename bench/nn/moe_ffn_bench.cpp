@@ -14,7 +14,7 @@ struct batch {
   vector_view<float> w = o.memory().vec<float>(layer::parameter_count), g = o.vec(layer::parameter_count);
   matrix_view<float> x = o.mat(shape.tokens(), layer::d_model), y = o.mat(shape.tokens(), layer::d_model),
                      d_x = o.mat(shape.tokens(), layer::d_model);
-  layer::activations<float> activations{o.memory(), shape};
+  layer::activations<float> activations{bench::space(), o.memory(), shape};
   arena scratch = o.scratch(layer::scratch_bytes<float>(bench::space(), shape));
 
   explicit batch(benchmark::State const& state) : shape{1, state.range(0)} { nn::initialise<layer>(w.data(), 1); }

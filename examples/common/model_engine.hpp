@@ -18,11 +18,11 @@ class model_engine final : public engine {
   void initialise(float* w, std::uint64_t seed) const override { moe::nn::initialise<Model>(w, seed); }
 
   std::size_t activation_bytes(sequence_shape n) const override {
-    return moe::nn::detail::measured([&](moe::arena& a) { activations(a, n); });
+    return moe::nn::detail::measured([&](moe::arena& a) { activations(moe::cpu{}, a, n); });
   }
   std::size_t scratch_bytes(moe::cpu const& space, sequence_shape n) const override { return Model::template scratch_bytes<float>(space, n); }
   std::size_t state_bytes(index_t capacity) const override {
-    return moe::nn::detail::measured([&](moe::arena& a) { state(a, capacity); });
+    return moe::nn::detail::measured([&](moe::arena& a) { state(moe::cpu{}, a, capacity); });
   }
   std::size_t decode_scratch_bytes(moe::cpu const& space, index_t rows, index_t capacity) const override {
     return Model::template logits_scratch_bytes<float>(space, rows, capacity);
@@ -30,14 +30,16 @@ class model_engine final : public engine {
 
   void reserve(moe::arena& memory, sequence_shape n) override {
     shape_ = n;
-    activations_.emplace(memory, n);
+    activations_.emplace(moe::cpu{}, memory, n);
   }
   losses loss_and_gradient(moe::cpu const& space, float const* w, float* g, token_view token, token_view target, double scale,
                            moe::arena& scratch) override {
-    return plain(Model::loss_and_gradient(space, w, g, token, target, shape_, *activations_, scratch, scale));
+    Model::loss_and_gradient(space, w, g, token, target, shape_, *activations_, scratch, scale);
+    return last_losses(space);
   }
   losses loss(moe::cpu const& space, float const* w, token_view token, token_view target, moe::arena& scratch) override {
-    return plain(Model::loss(space, w, token, target, shape_, *activations_, scratch));
+    Model::loss(space, w, token, target, shape_, *activations_, scratch);
+    return last_losses(space);
   }
   void add_load(expert_load& load) override {
     std::size_t layer = 0;
@@ -52,7 +54,7 @@ class model_engine final : public engine {
     });
   }
 
-  void start_decoding(moe::arena& memory, index_t capacity) override { state_.emplace(memory, capacity); }
+  void start_decoding(moe::arena& memory, index_t capacity) override { state_.emplace(moe::cpu{}, memory, capacity); }
   void decode(moe::cpu const& space, float const* w, token_view token, moe::matrix_view<float> logits, moe::arena& scratch) override {
     Model::logits(space, w, token, *state_, logits, scratch);
   }
@@ -60,7 +62,10 @@ class model_engine final : public engine {
  private:
   using activations = typename Model::template activations<float>;
   using state = typename Model::template state<float>;
-  static losses plain(auto const& l) { return {l.cross_entropy_sum, l.targets, l.balance, l.z}; }
+  losses last_losses(moe::cpu const& space) {
+    auto const l = Model::losses_of(space, *activations_);
+    return {l.cross_entropy_sum, l.targets, l.balance, l.z};
+  }
 
   sequence_shape shape_;
   std::optional<activations> activations_;

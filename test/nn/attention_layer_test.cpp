@@ -16,7 +16,7 @@ TEST_CASE("attention_layer: gradients, also with grouped queries") {
   test::check_layer_gradients<attention_layer<plain>>({3, 1});
 }
 
-TEST_CASE("attention_layer: the same bits for any number of threads") { test::check_layer_threads<attention_layer<larger>, float>({3, 37}); }
+TEST_CASE("attention_layer: the same bits for any number of threads") { test::check_layer_executions<attention_layer<larger>, float>({3, 37}); }
 
 TEST_CASE("attention_layer: decoding with the key/value cache gives the bits of the forward pass") {
   test::check_layer_extend<attention_layer<larger>, float>(45);

@@ -17,6 +17,6 @@ TEST_CASE("ffn: gradients with each activation") {
   test::check_layer_gradients<ffn<smooth>>({2, 4});
 }
 
-TEST_CASE("ffn: the same bits for any number of threads") { test::check_layer_threads<ffn<larger>, float>({3, 37}); }
+TEST_CASE("ffn: the same bits for any number of threads") { test::check_layer_executions<ffn<larger>, float>({3, 37}); }
 
 TEST_CASE("ffn: decoding gives the bits of the forward pass") { test::check_layer_extend<ffn<larger>, float>(29); }

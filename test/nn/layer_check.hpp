@@ -11,28 +11,29 @@ template <class L, class T>
 struct layer_run {
   using activations = typename L::template activations<T>;
   moe::nn::sequence_shape shape;
-  moe::cpu space;
-  std::vector<T> w = std::vector<T>(static_cast<std::size_t>(L::parameter_count)), g = w;
+  test::space space;
+  memory<T> w = memory<T>(static_cast<std::size_t>(L::parameter_count)), g = w;
   array<T> x, y, c, d_x;
-  moe::buffer memory, scratch_memory;
+  memory<std::byte> kept_memory, scratch_memory;
   moe::arena kept;
   activations a;
 
-  static std::size_t activation_bytes(moe::nn::sequence_shape n) {
+  static std::size_t activation_bytes(test::space const& s, moe::nn::sequence_shape n) {
     moe::arena measure;
-    activations(measure, n);
+    activations(s, measure, n);
     return measure.peak();
   }
-  explicit layer_run(moe::nn::sequence_shape n, std::uint64_t seed = 1, int threads = 2)
-      : shape(n), space{.threads = threads}, x(n.tokens(), L::d_model), y(n.tokens(), L::d_model), c(n.tokens(), L::d_model), d_x(n.tokens(), L::d_model),
-        memory(activation_bytes(n)), scratch_memory(L::template scratch_bytes<T>(space, n)), kept(memory), a(kept, n) {
+  explicit layer_run(moe::nn::sequence_shape n, std::uint64_t seed = 1, test::space const& s = on())
+      : shape(n), space(s), x(n.tokens(), L::d_model), y(n.tokens(), L::d_model), c(n.tokens(), L::d_model), d_x(n.tokens(), L::d_model),
+        kept_memory(activation_bytes(s, n), std::byte{0xff}), scratch_memory(L::template scratch_bytes<T>(s, n)),
+        kept(kept_memory.data(), kept_memory.size()), a(s, kept, n) {
     moe::nn::initialise<L>(w.data(), seed);
     x.normal(seed + 1);
     c.normal(seed + 2);
   }
   moe::arena scratch() {
-    std::memset(scratch_memory.data(), 0xff, scratch_memory.bytes());
-    return moe::arena(scratch_memory);
+    std::memset(scratch_memory.data(), 0xff, scratch_memory.size());
+    return moe::arena(scratch_memory.data(), scratch_memory.size());
   }
   double forward() {
     moe::arena s = scratch();
@@ -41,7 +42,7 @@ struct layer_run {
     double loss = 0;
     for (index_t t = 0; t < x.rows(); ++t)
       for (index_t i = 0; i < L::d_model; ++i) loss += static_cast<double>(y(t, i)) * static_cast<double>(c(t, i));
-    L::for_each_router(a, [&](auto const& r) { loss += r.losses.balance + r.losses.z; });
+    L::for_each_router(a, [&](auto const& r) { loss += r.losses(0) + r.losses(1); });
     return loss;
   }
   void backward() {
@@ -83,20 +84,20 @@ void check_layer_gradients(moe::nn::sequence_shape n, std::uint64_t seed = 1, gr
   CHECK_MESSAGE(same_choice, "a step changed the choice of experts: take another seed");
 }
 
-/// Forward and backward: the same bits for any number of threads.
+/// Forward and backward: the same bits however they are executed.
 template <class L, class T>
-void check_layer_threads(moe::nn::sequence_shape n) {
-  layer_run<L, T> one(n, 3, 1);
+void check_layer_executions(moe::nn::sequence_shape n) {
+  layer_run<L, T> one(n, 3);
   one.forward();
   one.backward();
-  for (int threads : thread_counts) {
-    layer_run<L, T> many(n, 3, threads);
-    many.forward();
-    many.backward();
-    CHECK(same_bits(one.y.values(), many.y.values()));
-    CHECK(same_bits(one.d_x.values(), many.d_x.values()));
-    CHECK(same_bits(one.g, many.g));
-  }
+  for_each_execution([&](test::space const& s, int) {
+    layer_run<L, T> other(n, 3, s);
+    other.forward();
+    other.backward();
+    CHECK(same_bits(one.y.values(), other.y.values()));
+    CHECK(same_bits(one.d_x.values(), other.d_x.values()));
+    CHECK(same_bits(one.g, other.g));
+  });
 }
 
 /// A sequence fed to `extend` in pieces gives the bits of the forward pass, whatever the pieces.
@@ -108,10 +109,10 @@ void check_layer_extend(index_t length) {
   std::uint64_t draw = 0;
   for (index_t sequence = 0; sequence < 3; ++sequence) {
     moe::arena measure;
-    typename L::template state<T>(measure, length);
-    moe::buffer memory(measure.peak()), scratch_memory(L::template extend_scratch_bytes<T>(whole.space, length, length));
-    moe::arena kept(memory), scratch(scratch_memory);
-    typename L::template state<T> state(kept, length);
+    typename L::template state<T>(whole.space, measure, length);
+    memory<std::byte> kept_memory(measure.peak()), scratch_memory(L::template extend_scratch_bytes<T>(whole.space, length, length), std::byte{0xff});
+    moe::arena kept(kept_memory.data(), kept_memory.size()), scratch(scratch_memory.data(), scratch_memory.size());
+    typename L::template state<T> state(whole.space, kept, length);
     array<T> y(length, L::d_model);
     for (index_t done = 0; done < length;) {
       index_t const rows = sequence == 0 ? 1 : std::min<index_t>(length - done, 1 + static_cast<index_t>(random.below(draw++, 9)));

@@ -39,7 +39,7 @@ TEST_CASE("moe_ffn: one token, and none") {
   test::layer_run<layer<plain>, double> none({0, 4});
   CHECK(none.forward() == 0.0);
   none.backward();
-  for (double g : none.g) CHECK(g == 0.0);
+  for (double const g : none.g) CHECK(g == 0.0);
 }
 
 TEST_CASE("moe_ffn: equals the sum over its experts computed one by one") {
@@ -74,8 +74,8 @@ TEST_CASE("moe_ffn: equals the sum over its experts computed one by one") {
 }
 
 TEST_CASE("moe_ffn: the same bits for any number of threads") {
-  test::check_layer_threads<layer<larger>, float>({2, 37});
-  test::check_layer_threads<layer<with_capacity>, float>({2, 37});
+  test::check_layer_executions<layer<larger>, float>({2, 37});
+  test::check_layer_executions<layer<with_capacity>, float>({2, 37});
 }
 
 TEST_CASE("moe_ffn: decoding gives the bits of the forward pass") {

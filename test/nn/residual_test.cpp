@@ -22,7 +22,7 @@ TEST_CASE("residual: gradients, with a norm weight that is not 1") {
 }
 
 TEST_CASE("residual: threads and decoding") {
-  test::check_layer_threads<residual<ffn<larger>>, float>({3, 37});
+  test::check_layer_executions<residual<ffn<larger>>, float>({3, 37});
   test::check_layer_extend<residual<ffn<larger>>, float>(20);
 }
 

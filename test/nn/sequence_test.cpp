@@ -25,7 +25,7 @@ TEST_CASE("sequence and repeat: gradients through one, two and three layers") {
 
 TEST_CASE("sequence and repeat: decoding gives the bits of the forward pass") { test::check_layer_extend<repeat<3, block>, float>(21); }
 
-TEST_CASE("sequence and repeat: the same bits for any number of threads") { test::check_layer_threads<repeat<2, block>, float>({2, 19}); }
+TEST_CASE("sequence and repeat: the same bits for any number of threads") { test::check_layer_executions<repeat<2, block>, float>({2, 19}); }
 
 TEST_CASE("sequence and repeat: names and places of the parameters") {
   auto const all = parameters_of<repeat<2, block>>();

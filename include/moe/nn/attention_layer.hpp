@@ -1,6 +1,7 @@
 #pragma once
 #include <moe/attention/attention.hpp>
 #include <moe/attention/rope.hpp>
+#include <moe/core/elementwise.hpp>
 #include <moe/nn/linear.hpp>
 
 namespace moe::inline MOE_ISA::nn {
@@ -43,22 +44,22 @@ struct attention_layer : layer_base {
     matrix_view<T const> x;
     matrix_view<T> qkv, o;
     matrix_view<accumulator<T>> lse;
-    vector_view<index_t> position;
     rope_table<accumulator<T>> table;
-    activations(arena& a, sequence_shape n)
-        : qkv(a.mat<T>(n.tokens(), qkv_width)), o(a.mat<T>(n.tokens(), q_width)), lse(a.mat<accumulator<T>>(n.tokens(), heads)), position(a.vec<index_t>(n.tokens())),
+    template <class S>
+    activations(S const& space, arena& a, sequence_shape n)
+        : qkv(a.mat<T>(n.tokens(), qkv_width)), o(a.mat<T>(n.tokens(), q_width)), lse(a.mat<accumulator<T>>(n.tokens(), heads)),
           table(rope_table<accumulator<T>>::take(a, n.length, d_head)) {
-      fill_rope_table<rotation>(cpu{}, table);
-      for (index_t t = 0; t < position.size(); ++t) position(t) = t % n.length;
+      fill_rope_table<rotation>(space, table);
     }
   };
   template <class T>
   struct state {
     matrix_view<T> keys, values;  // [capacity, kv_width]
     rope_table<accumulator<T>> table;
-    state(arena& a, index_t capacity)
+    template <class S>
+    state(S const& space, arena& a, index_t capacity)
         : keys(a.mat<T>(capacity, kv_width)), values(a.mat<T>(capacity, kv_width)), table(rope_table<accumulator<T>>::take(a, capacity, d_head)) {
-      fill_rope_table<rotation>(cpu{}, table);
+      fill_rope_table<rotation>(space, table);
     }
   };
 
@@ -70,7 +71,7 @@ struct attention_layer : layer_base {
   }
   template <class T, class S>
   static std::size_t extend_scratch_bytes(S const& space, index_t rows, index_t capacity) {
-    return detail::measured([&](arena& a) { a.mat<T>(rows, qkv_width), a.mat<T>(rows, q_width), a.vec<index_t>(rows); }) +
+    return detail::measured([&](arena& a) { a.mat<T>(rows, qkv_width), a.mat<T>(rows, q_width); }) +
            std::max(product_bytes<T>(space, rows), attention_cached_scratch_bytes<shape, T>(space, rows, capacity));
   }
 
@@ -78,8 +79,8 @@ struct attention_layer : layer_base {
   static void forward(S const& space, T const* w, matrix_view<T const> x, matrix_view<T> y, sequence_shape n, activations<T>& a, arena& scratch) {
     a.x = x;
     linear<S, T>(space, x, parameters.template at<0>(w), a.qkv, scratch);
-    rope<rotation>(space, q_of(a.qkv), a.table, a.position);
-    rope<rotation>(space, k_of(a.qkv), a.table, a.position);
+    rope<rotation>(space, q_of(a.qkv), a.table, consecutive{0, n.length});
+    rope<rotation>(space, k_of(a.qkv), a.table, consecutive{0, n.length});
     attention<shape>(space, q_of(a.qkv), k_of(a.qkv), v_of(a.qkv), n.length, a.o, a.lse, scratch);
     linear<S, T>(space, a.o, parameters.template at<1>(w), y, scratch);
   }
@@ -90,8 +91,8 @@ struct attention_layer : layer_base {
     auto const d_o = scratch.mat<T>(n.tokens(), q_width), d_qkv = scratch.mat<T>(n.tokens(), qkv_width);
     linear_backward<false, S, T>(space, a.o, parameters.template at<1>(w), d_y, d_o, parameters.template at<1>(g), scratch);
     attention_backward<shape>(space, q_of(a.qkv), k_of(a.qkv), v_of(a.qkv), a.o, a.lse, d_o, n.length, q_of(d_qkv), k_of(d_qkv), v_of(d_qkv), scratch);
-    rope_backward<rotation>(space, q_of(d_qkv), a.table, a.position);
-    rope_backward<rotation>(space, k_of(d_qkv), a.table, a.position);
+    rope_backward<rotation>(space, q_of(d_qkv), a.table, consecutive{0, n.length});
+    rope_backward<rotation>(space, k_of(d_qkv), a.table, consecutive{0, n.length});
     linear_backward<false, S, T>(space, a.x, parameters.template at<0>(w), d_qkv, d_x, parameters.template at<0>(g), scratch);
   }
 
@@ -100,15 +101,11 @@ struct attention_layer : layer_base {
     arena::scope const scope(scratch);
     index_t const rows = x.rows();
     auto const qkv = scratch.mat<T>(rows, qkv_width), o = scratch.mat<T>(rows, q_width);
-    auto const position = scratch.vec<index_t>(rows);
-    for (index_t i = 0; i < rows; ++i) position(i) = first + i;
     linear<S, T>(space, x, parameters.template at<0>(w), qkv, scratch);
-    rope<rotation>(space, q_of(qkv), s.table, position);
-    rope<rotation>(space, k_of(qkv), s.table, position);
-    for (index_t i = 0; i < rows; ++i) {
-      std::copy_n(k_of(qkv).row(i), kv_width, s.keys.row(first + i));
-      std::copy_n(v_of(qkv).row(i), kv_width, s.values.row(first + i));
-    }
+    rope<rotation>(space, q_of(qkv), s.table, consecutive{first, rows});
+    rope<rotation>(space, k_of(qkv), s.table, consecutive{first, rows});
+    copy<T>(space, k_of(qkv), rows_of(s.keys, first, first + rows));
+    copy<T>(space, v_of(qkv), rows_of(s.values, first, first + rows));
     attention_cached<shape>(space, q_of(qkv), s.keys, s.values, first, o, scratch);
     linear<S, T>(space, o, parameters.template at<1>(w), y, scratch);
   }

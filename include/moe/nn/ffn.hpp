@@ -59,7 +59,8 @@ struct ffn : layer_base {
   struct activations {
     matrix_view<T const> x;
     matrix_view<T> pre;
-    activations(arena& a, sequence_shape n) : pre(a.mat<T>(n.tokens(), pre_width)) {}
+    template <class S>
+    activations(S const&, arena& a, sequence_shape n) : pre(a.mat<T>(n.tokens(), pre_width)) {}
   };
   template <class T>
   using state = typename layer_base::template stateless<T>;

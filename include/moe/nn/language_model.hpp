@@ -1,4 +1,7 @@
 #pragma once
+#include <vector>
+
+#include <moe/core/elementwise.hpp>
 #include <moe/nn/cross_entropy.hpp>
 #include <moe/nn/embedding.hpp>
 #include <moe/nn/layer.hpp>
@@ -53,16 +56,19 @@ struct language_model {
   struct activations {
     matrix_view<T> x, y, normed;  // [tokens, d_model]
     vector_view<accumulator<T>> rstd;
+    vector_view<double> loss;  // [2]  cross-entropy, targets
     typename Body::template activations<T> inner;
-    activations(arena& a, sequence_shape n)
+    template <class S>
+    activations(S const& space, arena& a, sequence_shape n)
         : x(a.mat<T>(n.tokens(), d_model)), y(a.mat<T>(n.tokens(), d_model)), normed(a.mat<T>(n.tokens(), d_model)), rstd(a.vec<accumulator<T>>(n.tokens())),
-          inner(a, n) {}
+          loss(a.vec<double>(2)), inner(space, a, n) {}
   };
   template <class T>
   struct state {
     typename Body::template state<T> inner;
     index_t position = 0, capacity;
-    state(arena& a, index_t tokens) : inner(a, tokens), capacity(tokens) {}
+    template <class S>
+    state(S const& space, arena& a, index_t tokens) : inner(space, a, tokens), capacity(tokens) {}
   };
 
   template <class T, class S>
@@ -84,30 +90,40 @@ struct language_model {
     double balance = 0, z = 0;
   };
 
-  /// One forward pass. target[t] is the token after token[t]; a negative one is ignored.
+  /// One forward pass. target[t] is the token after token[t]; a negative one is ignored. losses_of fetches the result.
   template <class S, class T>
-  static losses loss(S const& space, T const* w, in<int, dyn> token, in<int, dyn> target, sequence_shape n, activations<T>& a, arena& scratch) {
+  static void loss(S const& space, T const* w, in<int, dyn> token, in<int, dyn> target, sequence_shape n, activations<T>& a, arena& scratch) {
     check(token, target, n);
     run_body(space, w, token, n, a, scratch);
-    losses l = losses_of(target, a);
-    l.cross_entropy_sum = cross_entropy_loss<T>(space, a.normed, head(w), target, scratch);
-    return l;
+    cross_entropy_loss<T>(space, a.normed, head(w), target, a.loss, scratch);
   }
 
-  /// Forward and backward: g += scale * d(mean cross-entropy + balance + z) / d w.
+  /// Forward and backward: g += scale * d(mean cross-entropy + balance + z) / d w. losses_of fetches the loss.
   template <class S, class T>
-  static losses loss_and_gradient(S const& space, T const* w, T* g, in<int, dyn> token, in<int, dyn> target, sequence_shape n, activations<T>& a, arena& scratch,
+  static void loss_and_gradient(S const& space, T const* w, T* g, in<int, dyn> token, in<int, dyn> target, sequence_shape n, activations<T>& a, arena& scratch,
                                   double scale = 1) {
     check(token, target, n);
     run_body(space, w, token, n, a, scratch);
-    losses l = losses_of(target, a);
     arena::scope const scope(scratch);
     auto const d = scratch.mat<T>(n.tokens(), d_model), e = scratch.mat<T>(n.tokens(), d_model);
-    auto const mean = static_cast<accumulator<T>>(scale / static_cast<double>(std::max<index_t>(l.targets, 1)));
-    l.cross_entropy_sum = cross_entropy<T>(space, a.normed, head(w), target, mean, d, head(g), scratch);
+    cross_entropy<cross_entropy_config{.mean = true}>(space, a.normed, head(w), target, static_cast<accumulator<T>>(scale), a.loss, d, head(g), scratch);
     rms_norm_backward(space, d, a.y, norm_parameters.template at<0>(w + norm_offset), a.rstd, e, norm_parameters.template at<0>(g + norm_offset), scratch);
     Body::backward(space, w + body_offset, g + body_offset, matrix_view<T const>(e), d, n, a.inner, scale, scratch);
     embedding_backward(space, token, d, embedding_parameters.template at<0>(g), scratch);
+  }
+
+  /// What the last pass found, fetched from the space's memory: waits for it.
+  template <class S, class T>
+  static losses losses_of(S const& space, activations<T>& a) {
+    std::size_t routers = 0, i = 2;
+    for_each_router(a, [&](auto const&) { ++routers; });
+    std::vector<double> pairs(2 + 2 * routers);
+    auto const fetch = [&](vector_view<double> from, std::size_t to) { copy(space, pairs.data() + to, static_cast<double const*>(from.data()), 2); };
+    fetch(a.loss, 0);
+    for_each_router(a, [&](auto const& routed) { fetch(routed.losses, i), i += 2; });
+    space.wait();
+    losses l{.cross_entropy_sum = pairs[0], .targets = static_cast<index_t>(pairs[1])};
+    for (i = 2; i < pairs.size(); i += 2) l.balance += pairs[i], l.z += pairs[i + 1];
     return l;
   }
 
@@ -156,13 +172,6 @@ struct language_model {
     embedding(space, token, embedding_parameters.template at<0>(w), a.x);
     Body::forward(space, w + body_offset, matrix_view<T const>(a.x), a.y, n, a.inner, scratch);
     rms_norm(space, a.y, norm_parameters.template at<0>(w + norm_offset), accumulator<T>(eps), a.normed, a.rstd);
-  }
-  template <class T>
-  static losses losses_of(in<int, dyn> target, activations<T>& a) {
-    losses l;
-    for (index_t t = 0; t < target.template extent<0>(); ++t) l.targets += target(t) >= 0;
-    for_each_router(a, [&](auto const& routed) { l.balance += routed.losses.balance, l.z += routed.losses.z; });
-    return l;
   }
 };
 

@@ -16,20 +16,22 @@ struct sequence_shape {
 ///   for_each_parameter(prefix, first, f)  calls f(parameter_info) for each
 ///   active_parameters()                   those that one token uses
 ///   flops_per_token(length)               of a forward pass, averaged over the positions of a sequence
-///   activations<T>(arena, shape)          what backward needs of forward; built on a measuring arena it says how many bytes that is
+///   activations<T>(space, arena, shape)   what backward needs of forward, in memory of the space; built on a measuring arena it says how many bytes that is
 ///   scratch_bytes<T>(space, shape)        of forward and of backward
 ///   forward(space, w, x, y, shape, activations, scratch)               y is overwritten; x must stay as it is until backward
 ///   backward(space, w, g, d_y, d_x, shape, activations, scale, scratch)  g += weight gradients, d_x is overwritten; `scale` multiplies the layer's own losses
-///   state<T>(arena, capacity)             what decoding keeps of earlier tokens
+///   state<T>(space, arena, capacity)      what decoding keeps of earlier tokens
 ///   extend_scratch_bytes<T>(space, rows, capacity)
 ///   extend(space, w, x, y, position, state, scratch)   the next x.rows() tokens of one sequence: bit for bit the rows that forward would give
 ///   for_each_router(activations, f)       calls f(activations of a mixture-of-experts layer) for each, in order
 ///
-/// w and g point to the layer's first parameter. This base holds the parts that most layers share.
+/// A layer runs in any space whose operators are included (.hpp: moe::cpu, .cuh: moe::cuda): it calls them by their plain names and the space finds the
+/// overload. It never reads an operand itself, which may be memory of a device. w and g point to the layer's first parameter. This base holds the parts that most layers share.
 struct layer_base {
   template <class T>
   struct stateless {
-    stateless(arena&, index_t /*capacity*/) {}
+    template <class S>
+    stateless(S const&, arena&, index_t /*capacity*/) {}
   };
   template <class A, class F>
   static void for_each_router(A&, F const&) {}

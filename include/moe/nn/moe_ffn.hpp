@@ -1,10 +1,11 @@
 #pragma once
+#include <moe/core/elementwise.hpp>
 #include <moe/gemm/grouped_gemm.hpp>
-#include <moe/nn/detail/add.hpp>
 #include <moe/nn/ffn.hpp>
 #include <moe/routing/balance.hpp>
 #include <moe/routing/dispatch.hpp>
 #include <moe/routing/router.hpp>
+#include <moe/routing/weigh_rows.hpp>
 
 namespace moe::inline MOE_ISA::nn {
 
@@ -21,31 +22,6 @@ struct moe_ffn_config {
   balance_config losses = {};  ///< coefficients of the balance loss and of the z-loss
   double output_gain = 1;      ///< multiplies the initial standard deviation of the output weights, 1 / sqrt(width)
 };
-
-namespace detail {
-/// Row r of h and of d_h belongs to choice slot[r]:  d_weight[slot] = <d_h[r], h[r]>, then h[r] and d_h[r] are multiplied by weight[slot].
-/// d_h is the gradient of the unweighted output of the expert, seen from its hidden units, so the output itself need not be kept.
-/// Source  Guo et al. 2025, SonicMoE, arXiv:2512.14080: dS = <dA', A>.
-template <class T>
-void weight_rows(cpu const& space, in<int, dyn> slot, in<T, dyn, dyn> weight, matrix_view<T> h, matrix_view<T> d_h, matrix_view<T> d_weight) {
-  index_t const width = h.template extent<1>(), k = weight.template extent<1>();
-  parallel_for(space, h.rows(), 4.0 * static_cast<double>(width), [&](index_t r) {
-    using A = accumulator<T>;
-    using V = simd<A>;
-    index_t const t = slot(r) / k, j = slot(r) % k;
-    V const w = V::all(static_cast<A>(weight(t, j)));
-    T *a = h.row(r), *b = d_h.row(r);
-    V dot = V::zero();
-    for (index_t c = 0; c < width; c += V::width) {
-      V const x = V::load(a + c, width - c), y = V::load(b + c, width - c);
-      dot = madd(x, y, dot);
-      (x * w).store(a + c, width - c);
-      (y * w).store(b + c, width - c);
-    }
-    d_weight(t, j) = T(sum(dot));
-  });
-}
-}  // namespace detail
 
 /// Mixture of fine-grained experts:  y[t] = sum_j weight[t, j] * ffn_{expert[t, j]}(x[t])  (+ ffn_shared(x[t])), experts chosen by a router from logits x w_router^T.
 /// Of the forward pass it keeps the pre-activation and the routing metadata (x is the caller's): activation memory does not grow as experts get finer.
@@ -96,9 +72,10 @@ struct moe_ffn : layer_base {
     tensor<T, dyn, k> weight;           // [tokens, k]
     tensor<int, dyn, k> expert;         // [tokens, k]
     dispatch_plan plan;
-    balance_result losses{};
+    vector_view<double> losses;         // [2]  balance, z
     routing(arena& a, index_t tokens)
-        : logits(a.mat<T>(tokens, experts)), weight(a.mat<T, k>(tokens)), expert(a.mat<int, k>(tokens)), plan(dispatch_plan::take(a, tokens, k, experts)) {}
+        : logits(a.mat<T>(tokens, experts)), weight(a.mat<T, k>(tokens)), expert(a.mat<int, k>(tokens)), plan(dispatch_plan::take(a, tokens, k, experts)),
+          losses(a.vec<double>(2)) {}
   };
   template <class T>
   struct activations {
@@ -106,8 +83,9 @@ struct moe_ffn : layer_base {
     routing<T> routed;
     matrix_view<T> pre;  // [tokens * k, pre_width], sorted by expert
     typename shared::template activations<T> common;
-    activations(arena& a, sequence_shape n)
-        : routed(a, n.tokens()), pre(a.mat<T>(n.tokens() * k, pre_width)), common(a, has_shared ? n : sequence_shape{}) {}
+    template <class S>
+    activations(S const& space, arena& a, sequence_shape n)
+        : routed(a, n.tokens()), pre(a.mat<T>(n.tokens() * k, pre_width)), common(space, a, has_shared ? n : sequence_shape{}) {}
   };
   template <class T>
   using state = typename layer_base::template stateless<T>;
@@ -133,13 +111,13 @@ struct moe_ffn : layer_base {
   static void forward(S const& space, T const* w, matrix_view<T const> x, matrix_view<T> y, sequence_shape n, activations<T>& a, arena& scratch) {
     a.x = x;
     route(space, w, x, a.routed, capacity(x.rows()), scratch);
-    a.routed.losses = balance_losses<T>(space, a.routed.logits, a.routed.plan.counts, k, C.losses, scratch);
+    balance_losses<T>(space, a.routed.logits, a.routed.plan.counts, k, C.losses, a.routed.losses, scratch);
     run_experts(space, w, x, a.routed, a.pre, y, scratch);
     if constexpr (has_shared) {
       arena::scope const scope(scratch);
       auto const z = scratch.mat<T>(x.rows(), d_model);
       shared::forward(space, w + parameters.size, x, z, n, a.common, scratch);
-      detail::add<T>(space, z, y);
+      add<T>(space, z, y);
     }
   }
 
@@ -153,7 +131,7 @@ struct moe_ffn : layer_base {
     if constexpr (has_shared) {
       auto const z = scratch.mat<T>(x.rows(), d_model);
       shared::extend(space, w + parameters.size, x, z, position, s, scratch);
-      detail::add<T>(space, z, y);
+      add<T>(space, z, y);
     }
   }
 
@@ -168,7 +146,7 @@ struct moe_ffn : layer_base {
     if constexpr (has_shared) {
       auto const z = scratch.mat<T>(tokens, d_model);
       shared::backward(space, w + parameters.size, g + parameters.size, d_y, z, n, a.common, scale, scratch);
-      detail::add<T>(space, z, d_x);
+      add<T>(space, z, d_x);
     }
   }
 
@@ -186,10 +164,9 @@ struct moe_ffn : layer_base {
   }
 
   template <class S, class T>
-  static void run_experts(S const& space, T const* w, matrix_view<T const> x, routing<T> const& r, matrix_view<T> all_pre, matrix_view<T> y, arena& scratch) {
+  static void run_experts(S const& space, T const* w, matrix_view<T const> x, routing<T> const& r, matrix_view<T> pre, matrix_view<T> y, arena& scratch) {
     arena::scope const scope(scratch);
-    index_t const rows = r.plan.rows();
-    matrix_view<T> const pre = rows_of(all_pre, 0, rows);
+    index_t const rows = x.rows() * k;
     auto const h = scratch.mat<T>(rows, width), out = scratch.mat<T>(rows, d_model);
     grouped_gemm(space, x, r.plan.offsets, parameters.template at<1>(w), pre, scratch, r.plan.token);
     detail::activate<C.activation, S, T>(space, pre, h);
@@ -203,16 +180,13 @@ struct moe_ffn : layer_base {
                                arena& scratch) {
     arena::scope const scope(scratch);
     dispatch_plan const& plan = a.routed.plan;
-    index_t const rows = plan.rows();
-    auto const pre = rows_of(a.pre, 0, rows);
+    index_t const rows = a.pre.rows();
     auto const h = scratch.mat<T>(rows, width), d_h = scratch.mat<T>(rows, width), d_pre = scratch.mat<T>(rows, pre_width), d_rows = scratch.mat<T>(rows, d_model);
     grouped_gemm<grouped_gemm_config{.transpose_w = false}>(space, d_y, plan.offsets, parameters.template at<2>(w), d_h, scratch, plan.token);
-    detail::activate<C.activation, S, T>(space, pre, h);
-    for (index_t t = 0; t < d_weight.rows(); ++t)
-      for (index_t j = 0; j < k; ++j) d_weight(t, j) = T(0.0f);  // a dropped choice has no row to set it
-    detail::weight_rows<T>(space, plan.slot, a.routed.weight, h, d_h, matrix_view<T>(d_weight));
+    detail::activate<C.activation, S, T>(space, a.pre, h);
+    weigh_rows<T>(space, plan.slot, a.routed.weight, h, d_h, matrix_view<T>(d_weight));
     grouped_gemm_weight_gradient<weight_gradient_config{.accumulate = true}>(space, d_y, h, plan.offsets, parameters.template at<2>(g), scratch, plan.token);
-    detail::activate_backward<C.activation, S, T>(space, pre, d_h, d_pre);
+    detail::activate_backward<C.activation, S, T>(space, a.pre, d_h, d_pre);
     grouped_gemm_weight_gradient<weight_gradient_config{.accumulate = true}>(space, d_pre, a.x, plan.offsets, parameters.template at<1>(g), scratch, {}, plan.token);
     grouped_gemm<grouped_gemm_config{.transpose_w = false}>(space, d_pre, plan.offsets, parameters.template at<1>(w), d_rows, scratch);
     dispatch_backward(space, d_rows, plan, k, d_x);

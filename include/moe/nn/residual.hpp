@@ -1,5 +1,5 @@
 #pragma once
-#include <moe/nn/detail/add.hpp>
+#include <moe/core/elementwise.hpp>
 #include <moe/nn/layer.hpp>
 #include <moe/nn/rms_norm.hpp>
 
@@ -29,8 +29,9 @@ struct residual {
     matrix_view<T> normed;
     vector_view<accumulator<T>> rstd;
     typename L::template activations<T> inner;
-    activations(arena& a, sequence_shape n)
-        : normed(a.mat<T>(n.tokens(), d_model)), rstd(a.vec<accumulator<T>>(n.tokens())), inner(a, n) {}
+    template <class S>
+    activations(S const& space, arena& a, sequence_shape n)
+        : normed(a.mat<T>(n.tokens(), d_model)), rstd(a.vec<accumulator<T>>(n.tokens())), inner(space, a, n) {}
   };
   template <class T>
   using state = typename L::template state<T>;
@@ -46,7 +47,7 @@ struct residual {
     a.x = x;
     rms_norm(space, x, parameters.template at<0>(w), accumulator<T>(eps), a.normed, a.rstd);
     L::forward(space, w + parameters.size, matrix_view<T const>(a.normed), y, n, a.inner, scratch);
-    detail::add<T>(space, x, y);
+    add<T>(space, x, y);
   }
 
   template <class S, class T>
@@ -56,7 +57,7 @@ struct residual {
     auto const d_normed = scratch.mat<T>(n.tokens(), d_model);
     L::backward(space, w + parameters.size, g + parameters.size, d_y, d_normed, n, a.inner, scale, scratch);
     rms_norm_backward(space, d_normed, a.x, parameters.template at<0>(w), a.rstd, d_x, parameters.template at<0>(g), scratch);
-    detail::add<T>(space, d_y, d_x);
+    add<T>(space, d_y, d_x);
   }
 
   template <class S, class T>
@@ -65,7 +66,7 @@ struct residual {
     auto const normed = scratch.mat<T>(x.rows(), d_model);
     rms_norm(space, x, parameters.template at<0>(w), accumulator<T>(eps), normed, scratch.vec<accumulator<T>>(x.rows()));
     L::extend(space, w + parameters.size, matrix_view<T const>(normed), y, position, s, scratch);
-    detail::add<T>(space, x, y);
+    add<T>(space, x, y);
   }
   template <class T, class S>
   static std::size_t extend_scratch_bytes(S const& space, index_t rows, index_t capacity) {

@@ -27,14 +27,16 @@ struct chain {
   struct activations {
     std::array<matrix_view<T>, static_cast<std::size_t>(N)> outputs;  ///< of all layers but the last
     std::tuple<typename Ls::template activations<T>...> inner;
-    activations(arena& a, sequence_shape n) : inner{typename Ls::template activations<T>(a, n)...} {
+    template <class S>
+    activations(S const& space, arena& a, sequence_shape n) : inner{typename Ls::template activations<T>(space, a, n)...} {
       for (std::size_t i = 0; i + 1 < outputs.size(); ++i) outputs[i] = a.mat<T>(n.tokens(), d_model);
     }
   };
   template <class T>
   struct state {
     std::tuple<typename Ls::template state<T>...> inner;
-    state(arena& a, index_t capacity) : inner{typename Ls::template state<T>(a, capacity)...} {}
+    template <class S>
+    state(S const& space, arena& a, index_t capacity) : inner{typename Ls::template state<T>(space, a, capacity)...} {}
   };
 
   template <class T, class S>

@@ -21,10 +21,10 @@ int main() {
   moe::cpu const space;
   std::vector<float> w(layer::parameter_count), g(layer::parameter_count), x(values), wanted(values), y(values), d_y(values), d_x(values);
   moe::arena measure;
-  layer::activations<float>(measure, shape);
+  layer::activations<float>(space, measure, shape);
   std::vector<std::byte> kept(measure.peak()), work(layer::scratch_bytes<float>(space, shape));
   moe::arena memory(kept.data(), kept.size()), scratch(work.data(), work.size());
-  layer::activations<float> activations(memory, shape);
+  layer::activations<float> activations(space, memory, shape);
 
   unsigned state = 1;
   for (float& v : w) v = 0.3f * next(state);
