@@ -19,7 +19,7 @@ shift
 torch_step=$(dirname "${BASH_SOURCE[0]}")/torch_step.py
 python=${PYTHON:-python3}
 "$python" -c 'import torch' 2>/dev/null || python=/usr/bin/python3  # where Debian's package is, behind another python3
-"$python" -c 'import torch' 2>/dev/null || { echo "compare.sh: python3 with torch was not found (Debian: python3-torch): nothing to compare with" >&2; exit 1; }
+"$python" -c 'import torch' 2>/dev/null || { echo "compare.sh: python3 with torch was not found (Debian: python3-torch libopenblas0-openmp): nothing to compare with" >&2; exit 1; }
 
 lines=$(mktemp)
 trap 'rm -f "$lines"' EXIT
