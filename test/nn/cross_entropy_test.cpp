@@ -12,6 +12,7 @@ template <class T>
 struct problem {
   array<T> x, w, d_x, d_w;
   array<int> target;
+  array<double> losses{2};
   A<T> scale = A<T>(0.25);
   problem(index_t tokens, index_t d, index_t vocab, index_t gap = 0, index_t offset = 0)
       : x(tokens, d, d + gap, offset), w(vocab, d, d + gap, offset), d_x(tokens, d, d + gap, offset), d_w(vocab, d, d + gap, offset),
@@ -22,28 +23,36 @@ struct problem {
       target(t) = t % 5 == 3 ? -1 - static_cast<int>(t)
                              : static_cast<int>(random.below(static_cast<std::uint64_t>(t), static_cast<std::uint64_t>(vocab)));
   }
-  std::size_t bytes(int threads) const { return moe::cross_entropy_scratch_bytes<T>(moe::cpu{threads}, x.rows(), x.columns(), w.rows()); }
-  double run(int threads = 2) {
-    scratch s(bytes(threads));
-    auto a = s.get();
-    return moe::cross_entropy(moe::cpu{threads}, x.mat(), w.mat(), target.vec(), scale, d_x.mat(), d_w.mat(), a);
+  std::size_t bytes(space const& s) const { return moe::cross_entropy_scratch_bytes<T>(s, x.rows(), x.columns(), w.rows()); }
+  /// The sum in nats; both losses are in `losses`.
+  template <moe::cross_entropy_config C = moe::cross_entropy_config{}>
+  double run(space const& s = on()) {
+    scratch memory(bytes(s));
+    auto a = memory.get();
+    losses.poison();
+    moe::cross_entropy<C>(s, x.mat(), w.mat(), target.vec(), scale, moe::view<2>(losses.data(), 2), d_x.mat(), d_w.mat(), a);
+    return losses(0);
   }
-  double loss(int threads = 2) const {
-    scratch s(bytes(threads));
-    auto a = s.get();
-    return moe::cross_entropy_loss(moe::cpu{threads}, x.mat(), w.mat(), target.vec(), a);
+  double loss(space const& s = on()) {
+    scratch memory(bytes(s));
+    auto a = memory.get();
+    losses.poison();
+    moe::cross_entropy_loss(s, x.mat(), w.mat(), target.vec(), moe::view<2>(losses.data(), 2), a);
+    return losses(0);
   }
 };
 
 /// The formulas in double, with all logits at once.
 struct reference {
-  double loss = 0;
+  double loss = 0, targets = 0;
   std::vector<double> d_x, d_w;
   template <class T>
-  explicit reference(problem<T> const& p) {
+  explicit reference(problem<T> const& p, bool mean = false) {
     index_t const tokens = p.x.rows(), d = p.x.columns(), vocab = p.w.rows();
     d_x.assign(static_cast<std::size_t>(tokens * d), 0);
     for (T x : p.d_w.values()) d_w.push_back(double(x));
+    for (index_t t = 0; t < tokens; ++t) targets += p.target(t) >= 0;
+    double const scale = double(p.scale) / (mean && targets > 0 ? targets : 1);
     for (index_t t = 0; t < tokens; ++t) {
       if (p.target(t) < 0) continue;
       std::vector<double> l(static_cast<std::size_t>(vocab));
@@ -56,7 +65,7 @@ struct reference {
       for (double logit : l) sum += std::exp(logit - top);
       loss += top + std::log(sum) - l[static_cast<std::size_t>(p.target(t))];
       for (index_t v = 0; v < vocab; ++v) {
-        double const g = double(p.scale) * (std::exp(l[static_cast<std::size_t>(v)] - top) / sum - (v == p.target(t) ? 1.0 : 0.0));
+        double const g = scale * (std::exp(l[static_cast<std::size_t>(v)] - top) / sum - (v == p.target(t) ? 1.0 : 0.0));
         for (index_t c = 0; c < d; ++c) {
           d_x[static_cast<std::size_t>(t * d + c)] += g * double(p.w(v, c));
           d_w[static_cast<std::size_t>(v * d + c)] += g * double(p.x(t, c));
@@ -83,7 +92,9 @@ TEST_CASE_TEMPLATE("cross_entropy: agrees with the formulas for any shape, strid
         reference const r(p);
         double const loss = p.run();
         CHECK(std::abs(loss - r.loss) <= (std::is_same_v<T, double> ? 1e-12 : 1e-5) * (1 + r.loss));
+        CHECK(p.losses(1) == r.targets);
         CHECK(p.loss() == loss);
+        CHECK(p.losses(1) == r.targets);
         CHECK(worst(p.d_x.values(), r.d_x) <= tolerance);
         CHECK(worst(p.d_w.values(), r.d_w) <= tolerance);
       }
@@ -100,12 +111,29 @@ TEST_CASE_TEMPLATE("cross_entropy: one below, at and above a chunk of tokens", T
   }
 }
 
+TEST_CASE_TEMPLATE("cross_entropy: the mean divides the scale by the targets that count", T, float, double, bf16) {
+  double const tolerance = std::is_same_v<T, double> ? 1e-12 : std::is_same_v<T, float> ? 1e-5 : 1e-2;
+  for (index_t tokens : {1, 8, 40}) {
+    problem<T> mean(tokens, 5, 19), sum(tokens, 5, 19);
+    if (tokens == 1) mean.target(0) = sum.target(0) = -3;  // nothing counts: the divisor is 1
+    reference const r(mean, true);
+    double const loss = mean.template run<moe::cross_entropy_config{.mean = true}>();
+    CHECK(mean.losses(1) == r.targets);
+    CHECK(worst(mean.d_x.values(), r.d_x) <= tolerance);
+    CHECK(worst(mean.d_w.values(), r.d_w) <= tolerance);
+    sum.scale = static_cast<A<T>>(static_cast<double>(sum.scale) / std::max(1.0, r.targets));
+    CHECK(sum.run() == loss);
+    CHECK(same_bits(mean.d_x.values(), sum.d_x.values()));
+    CHECK(same_bits(mean.d_w.values(), sum.d_w.values()));
+  }
+}
+
 TEST_CASE("cross_entropy: gradients") {
   problem<double> p(6, 5, 11, 1, 1);
   p.scale = 1;
   p.d_w.fill(0);
   p.run();
-  auto const loss = [&] { return p.loss(1); };
+  auto const loss = [&] { return p.loss(); };
   for (index_t t = 0; t < 6; ++t) {
     std::vector<double> const d(&p.d_x(t, 0), &p.d_x(t, 0) + 5);
     check_gradient("x", loss, &p.x(t, 0), 5, d, {.step = 1e-3, .relative = 1e-7});
@@ -124,17 +152,17 @@ TEST_CASE("cross_entropy: equal logits cost log(vocab)") {
   }
 }
 
-TEST_CASE_TEMPLATE("cross_entropy: the same bits for any number of threads, any strides, and any other tokens in the call", T, float, double, bf16) {
+TEST_CASE_TEMPLATE("cross_entropy: the same bits for any execution, any strides, and any other tokens in the call", T, float, double, bf16) {
   index_t const tokens = 530, d = 21, vocab = 83;
   problem<T> expected(tokens, d, vocab);
-  double const loss = expected.run(1);
-  for (int threads : thread_counts) {
-    problem<T> p(tokens, d, vocab, threads, threads % 4);
-    CHECK(p.run(threads) == loss);
-    CHECK(p.loss(threads) == loss);
+  double const loss = expected.run();
+  for_each_execution([&](space const& s, int i) {
+    problem<T> p(tokens, d, vocab, i, i % 4);
+    CHECK(p.run(s) == loss);
+    CHECK(p.loss(s) == loss);
     CHECK(same_bits(p.d_x.values(), expected.d_x.values()));
     CHECK(same_bits(p.d_w.values(), expected.d_w.values()));
-  }
+  });
   for (index_t t : {0, 1, 255, 256, 529}) {
     problem<T> one(1, d, vocab);
     for (index_t c = 0; c < d; ++c) one.x(0, c) = expected.x(t, c);
@@ -152,8 +180,9 @@ TEST_CASE_TEMPLATE("cross_entropy: d_w is one chain over the tokens, wherever th
   for (index_t begin = 0; begin < 700; begin += 100) {
     auto a = s.get();
     auto const rows = [&](array<T>& m) { return moe::rows_of(m.mat(), begin, begin + 100); };
-    sum += moe::cross_entropy(moe::cpu{2}, rows(parts.x), parts.w.mat(), moe::vec(parts.target.data() + begin, 100), parts.scale, rows(parts.d_x),
-                              parts.d_w.mat(), a);
+    moe::cross_entropy(on(), rows(parts.x), parts.w.mat(), moe::vec(parts.target.data() + begin, 100), parts.scale,
+                       moe::view<2>(parts.losses.data(), 2), rows(parts.d_x), parts.d_w.mat(), a);
+    sum += parts.losses(0);
   }
   CHECK(sum == doctest::Approx(loss).epsilon(1e-14));
   CHECK(same_bits(whole.d_x.values(), parts.d_x.values()));
@@ -165,7 +194,9 @@ TEST_CASE_TEMPLATE("cross_entropy: without d_w, everything else is the same", T,
   double const loss = with.run();
   scratch s;
   auto a = s.get();
-  CHECK(moe::cross_entropy(moe::cpu{2}, without.x.mat(), without.w.mat(), without.target.vec(), without.scale, without.d_x.mat(), {}, a) == loss);
+  moe::cross_entropy(on(), without.x.mat(), without.w.mat(), without.target.vec(), without.scale, moe::view<2>(without.losses.data(), 2),
+                     without.d_x.mat(), {}, a);
+  CHECK(without.losses(0) == loss);
   CHECK(same_bits(with.d_x.values(), without.d_x.values()));
   CHECK(same_bits(without.d_w.values(), array<T>(20, 9).normal(3).values()));
 }
@@ -197,15 +228,16 @@ TEST_CASE_TEMPLATE("cross_entropy: huge logits, NaN, ignored tokens", T, float, 
   for (index_t t = 0; t < 300; ++t) ignored.target(t) = -1;
   auto const before = ignored.d_w.values();
   CHECK(ignored.run() == 0);
+  CHECK(ignored.losses(1) == 0);
   CHECK(ignored.d_x.values() == std::vector<T>(900, T(0)));
   CHECK(ignored.d_w.values() == before);
 }
 
-TEST_CASE("cross_entropy: nothing happens with no tokens; errors come before any work") {
+TEST_CASE("cross_entropy: with no tokens both losses are 0 and nothing else is written; errors come before any work") {
   problem<float> none(0, 3, 9);
   auto const d_w = none.d_w.values();
-  CHECK(none.run() == 0);
-  CHECK(none.loss() == 0);
+  CHECK((none.run() == 0 && none.losses(1) == 0));
+  CHECK((none.loss() == 0 && none.losses(1) == 0));
   CHECK(same_bits(none.d_w.values(), d_w));
 
   problem<float> p(3, 4, 9);
@@ -213,23 +245,26 @@ TEST_CASE("cross_entropy: nothing happens with no tokens; errors come before any
   array<int> two(2);
   scratch s;
   auto a = s.get();
+  auto const losses = moe::view<2>(p.losses.data(), 2);
   auto const text = [&](array<float>& x, array<float>& w, array<int>& target, array<float>& d_x, array<float>& d_wide) {
-    return error_of([&] { moe::cross_entropy(moe::cpu{1}, x.mat(), w.mat(), target.vec(), 1.0f, d_x.mat(), d_wide.mat(), a); });
+    return error_of([&] { moe::cross_entropy(on(), x.mat(), w.mat(), target.vec(), 1.0f, losses, d_x.mat(), d_wide.mat(), a); });
   };
   CHECK(text(x5, p.w, p.target, p.d_x, p.d_w) == "cross_entropy: w is [9, 4], needs [9, 5]");
   CHECK(text(p.x, p.w, two, p.d_x, p.d_w) == "cross_entropy: target has 2 elements, needs 3");
   CHECK(text(p.x, p.w, p.target, x2, p.d_w) == "cross_entropy: d_x is [2, 4], needs [3, 4]");
   CHECK(text(p.x, p.w, p.target, p.d_x, w8) == "cross_entropy: d_w is [8, 4], needs [9, 4]");
-  CHECK(error_of([&] { (void)moe::cross_entropy_loss(moe::cpu{1}, x5.mat(), p.w.mat(), p.target.vec(), a); }) ==
+  CHECK(error_of([&] { moe::cross_entropy_loss(on(), x5.mat(), p.w.mat(), p.target.vec(), losses, a); }) ==
         "cross_entropy_loss: w is [9, 4], needs [9, 5]");
-  p.target(2) = 9;
-  CHECK(text(p.x, p.w, p.target, p.d_x, p.d_w) == "cross_entropy: target[2] is 9, needs to be below 9 (negative: ignored)");
-  CHECK(std::isnan(p.d_x(0, 0)));
-  p.target(2) = 8;
+  if constexpr (!on_cuda) {
+    p.target(2) = 9;
+    CHECK(text(p.x, p.w, p.target, p.d_x, p.d_w) == "cross_entropy: target[2] is 9, needs to be below 9 (negative: ignored)");
+    p.target(2) = 8;
+  }
+  CHECK((std::isnan(p.d_x(0, 0)) && std::isnan(p.losses(0)) && std::isnan(p.losses(1))));
   auto const before = p.d_w.values();
-  scratch small(p.bytes(1) - 1);
+  scratch small(p.bytes(on()) - 1);
   auto b = small.get();
-  CHECK(contains(error_of([&] { moe::cross_entropy(moe::cpu{1}, p.x.mat(), p.w.mat(), p.target.vec(), 1.0f, p.d_x.mat(), p.d_w.mat(), b); }),
+  CHECK(contains(error_of([&] { moe::cross_entropy(on(), p.x.mat(), p.w.mat(), p.target.vec(), 1.0f, losses, p.d_x.mat(), p.d_w.mat(), b); }),
                  "arena: "));
   CHECK(same_bits(p.d_w.values(), before));
 }
