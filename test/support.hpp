@@ -111,7 +111,7 @@ class array {
 };
 
 /// Same bits: NaN equals NaN, +0 differs from -0.
-template <class T, class A>
+template <class T, class A = std::allocator<T>>
 bool same_bits(std::vector<T, A> const& a, std::vector<T, A> const& b) {
   return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
