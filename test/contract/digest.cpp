@@ -242,8 +242,11 @@ void ends() {
   print("embedding", y);
   embedding_backward(space, token, y, d_table, o.scratch);
   print("embedding_backward", d_table);
-  print("cross_entropy_loss", cross_entropy_loss(space, y, table, target, o.scratch));
-  print("cross_entropy", cross_entropy<float>(space, y, table, target, 0.013f, d_x, d_table, o.scratch), d_x, d_table);
+  tensor<double, 2> const loss = o.vec<double>(2);
+  cross_entropy_loss(space, y, table, target, loss, o.scratch);
+  print("cross_entropy_loss", loss);
+  cross_entropy<cross_entropy_config{.mean = true}>(space, y, table, target, 0.013f, loss, d_x, d_table, o.scratch);
+  print("cross_entropy", loss, d_x, d_table);
 }
 
 void optimiser() {
@@ -274,8 +277,9 @@ void whole_model() {
   initialise<model>(w.data(), 5);
   print("initialise", w);
   auto const token = o.ids(n.tokens(), 61), target = o.ids(n.tokens(), 61);
-  model::activations<float> a(o.memory(), n);
-  auto const l = model::loss_and_gradient(space, w.data(), g.data(), token, target, n, a, o.scratch, 0.3);
+  model::activations<float> a(space, o.memory(), n);
+  model::loss_and_gradient(space, w.data(), g.data(), token, target, n, a, o.scratch, 0.3);
+  auto const l = model::losses_of(space, a);
   print("language_model", l.cross_entropy_sum, l.balance, l.z, g);
 }
 
