@@ -132,6 +132,8 @@ __global__ void operations_kernel() {
 }
 __global__ void in_flight_kernel(float const* from) { ptx::cp_async_16(&ptx::dynamic_shared<vectors>().v[threadIdx.x], from, 16); }
 __global__ void unaligned_kernel(float const* from) { ptx::cp_async_16(&ptx::dynamic_shared<vectors>().v[threadIdx.x], from + 1, 16); }
+__global__ void unaligned_load_kernel(float const* from) { (void)ptx::load_16(from + 1); }
+__global__ void unaligned_store_kernel(float* to) { ptx::store_16(to + 3, {}); }
 __global__ void throwing_kernel() {
   if (threadIdx.x == 40) throw std::runtime_error("from a kernel");
   __syncthreads();
@@ -146,7 +148,7 @@ __global__ void large_kernel(float* to) {
 }  // namespace
 
 TEST_CASE("simt: faults are reported with their place, under every schedule, and the next launch starts clean") {
-  alignas(16) float from[4] = {};
+  alignas(16) float from[8] = {};
   float const* const source = from;
   test::array<int> to(64);
   auto const report = [&](auto kernel, int threads, auto... args) {
@@ -171,6 +173,8 @@ TEST_CASE("simt: faults are reported with their place, under every schedule, and
     CHECK(test::contains(report(two_barriers_kernel, 64), "that other threads of the block await at"));
     CHECK(test::contains(report(in_flight_kernel, 1, source), "ends with a cp.async in flight"));
     CHECK(test::contains(report(unaligned_kernel, 1, source), "no multiple of 16"));
+    CHECK(test::contains(report(unaligned_load_kernel, 1, source), "16 bytes at once at an address that is no multiple of 16"));
+    CHECK(test::contains(report(unaligned_store_kernel, 1, from), "16 bytes at once at an address that is no multiple of 16"));
     CHECK_THROWS_WITH(launch("test", throwing_kernel, {.blocks = 1, .threads = 64}, moe::cuda{}), "from a kernel");
     CHECK(report(nothing_kernel, 64).empty());
   }

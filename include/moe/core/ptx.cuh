@@ -15,6 +15,16 @@ struct alignas(16) vector16 {
   T v[size];
 };
 
+/// Moves 16 bytes at once; the address is a multiple of 16, and the stand-in reports one that is not.
+template <class T>
+__device__ vector16<T> load_16(T const* p) {
+  return *reinterpret_cast<vector16<T> const*>(p);
+}
+template <class T>
+__device__ void store_16(T* p, vector16<T> const& v) {
+  *reinterpret_cast<vector16<T>*>(p) = v;
+}
+
 /// A matrix inside a layout of shared memory. test/simt checks the indices.
 template <class T, int Rows, int Columns>
 struct shared_matrix {

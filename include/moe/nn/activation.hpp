@@ -30,10 +30,10 @@ template <class A>
 struct gelu_function {
   using V = simd<A>;
   static constexpr A linear = A(1.5957691216057308), cubic = A(1.5957691216057308 * 0.044715);  // 2 sqrt(2 / pi)
+  static constexpr A far = A(10000);  // the derivative is exactly 0 or 1 from here on, and x^2 must not overflow
   static MOE_INLINE V gate(V x) { return sigmoid(x * madd(V::all(cubic) * x, x, V::all(linear))); }
   static MOE_INLINE V value(V x) { return x * gate(x); }
   static MOE_INLINE V derivative(V x) {
-    A const far = A(10000);  // the derivative is exactly 0 or 1 from here on, and x^2 must not overflow
     V const y = {x.v > far ? V::all(far).v : x.v < -far ? V::all(-far).v : x.v};
     V const s = gate(y), slope = madd(V::all(A(3) * cubic) * y, y, V::all(linear));
     return madd(y * s, (V::all(A(1)) - s) * slope, s);
@@ -63,6 +63,11 @@ void map_backward(char const* op, cpu const& space, double work, in<T, dyn, dyn>
   matrix_vectors<A>(space, rows, columns, work, [=](index_t i, index_t c, auto n) {
     (simd<A>::load(d_y.row(i) + c, n) * F::derivative(simd<A>::load(x.row(i) + c, n))).store(d_x.row(i) + c, n);
   });
+}
+
+void check_swiglu(char const* op, auto const& gate, auto const& up, auto const& h) {
+  check_matrix(op, "gate", gate, h.template extent<0>(), h.template extent<1>());
+  check_matrix(op, "up", up, h.template extent<0>(), h.template extent<1>());
 }
 }  // namespace detail
 
@@ -118,8 +123,7 @@ void swiglu(cpu const& space, in<T, dyn, dyn> gate, in<T, dyn, dyn> up, tensor<T
   using A = accumulator<T>;
   using V = simd<A>;
   index_t const rows = h.template extent<0>(), columns = h.template extent<1>();
-  detail::check_matrix("swiglu", "gate", gate, rows, columns);
-  detail::check_matrix("swiglu", "up", up, rows, columns);
+  detail::check_swiglu("swiglu", gate, up, h);
   detail::matrix_vectors<A>(space, rows, columns, 16, [=](index_t i, index_t c, auto n) {
     (detail::silu_function<A>::value(V::load(gate.row(i) + c, n)) * V::load(up.row(i) + c, n)).store(h.row(i) + c, n);
   });
@@ -131,8 +135,7 @@ void swiglu_backward(cpu const& space, in<T, dyn, dyn> gate, in<T, dyn, dyn> up,
   using A = accumulator<T>;
   using V = simd<A>;
   index_t const rows = d_gate.template extent<0>(), columns = d_gate.template extent<1>();
-  detail::check_matrix("swiglu_backward", "gate", gate, rows, columns);
-  detail::check_matrix("swiglu_backward", "up", up, rows, columns);
+  detail::check_swiglu("swiglu_backward", gate, up, d_gate);
   detail::check_matrix("swiglu_backward", "d_h", d_h, rows, columns);
   detail::check_matrix("swiglu_backward", "d_up", d_up, rows, columns);
   detail::matrix_vectors<A>(space, rows, columns, 25, [=](index_t i, index_t c, auto n) {

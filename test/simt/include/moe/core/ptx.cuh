@@ -13,6 +13,20 @@ struct alignas(16) vector16 {
   T v[size];
 };
 
+inline void check_aligned(void const* p, char const* file, int line) {
+  if (reinterpret_cast<std::uintptr_t>(p) % 16 != 0) simt::fail_at({file, line}, "16 bytes at once at an address that is no multiple of 16");
+}
+template <class T>
+vector16<T> load_16(T const* p, char const* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  check_aligned(p, file, line);
+  return *reinterpret_cast<vector16<T> const*>(p);
+}
+template <class T>
+void store_16(T* p, vector16<T> const& v, char const* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  check_aligned(p, file, line);
+  *reinterpret_cast<vector16<T>*>(p) = v;
+}
+
 template <class T, int Rows, int Columns>
 struct shared_matrix {
   T element[Rows][Columns];
