@@ -1,11 +1,12 @@
 // The kernels of moe/nn, instantiated for the build check: they must compile without a warning and without a spill.
 #include <moe/nn/activation.cuh>
+#include <moe/nn/embedding.cuh>
 
 namespace {
 using namespace moe;
 
 template <class T>
-void all(cuda const& space, tensor<T, dyn, dyn> x) {
+void all(cuda const& space, tensor<T, dyn, dyn> x, arena& scratch) {
   silu<T>(space, x, x);
   silu_backward<T>(space, x, x, x);
   gelu<T>(space, x, x);
@@ -14,11 +15,13 @@ void all(cuda const& space, tensor<T, dyn, dyn> x) {
   relu_backward<T>(space, x, x, x);
   swiglu<T>(space, x, x, x);
   swiglu_backward<T>(space, x, x, x, x, x);
+  embedding<T>(space, tensor<int, dyn>(), x, x);
+  embedding_backward<T>(space, tensor<int, dyn>(), x, x, scratch);
 }
 }  // namespace
 
-void instantiate() {
-  all<float>({}, {});
-  all<double>({}, {});
-  all<bf16>({}, {});
+void instantiate(arena& scratch) {
+  all<float>({}, {}, scratch);
+  all<double>({}, {}, scratch);
+  all<bf16>({}, {}, scratch);
 }

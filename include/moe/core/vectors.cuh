@@ -4,8 +4,8 @@
 #include <moe/core/elements.cuh>
 #include <moe/core/ptx.cuh>
 
-// How kernels read and write rows: 16 bytes at once where the address allows it, element by element where it does not and at the end of a row. Which way
-// was taken shows in no result.
+// How kernels read and write rows: 16 bytes at once where the address allows it, element by element where it does not and at the end of a row. Which
+// way was taken shows in no result.
 namespace moe::inline MOE_ISA::detail {
 
 /// Elements of T in 16 bytes: what one thread takes at once.
