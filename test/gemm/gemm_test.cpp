@@ -1,7 +1,7 @@
 #include <moe/gemm/gemm.hpp>
 
-#include "test/guarded.hpp"
-#include "test/support.hpp"
+#include <test/guarded.hpp>
+#include <test/support.hpp>
 
 using moe::bf16;
 using moe::gemm_config;
@@ -9,11 +9,10 @@ using moe::index_t;
 using test::array;
 using test::contains;
 using test::error_of;
+using test::on_cuda;
 using test::same_bits;
 
 namespace {
-
-inline constexpr moe::cpu two{2};
 
 /// op(a)[i, k] as the type that sums are formed in.
 template <class A, class T>
@@ -54,9 +53,9 @@ struct problem {
     a.normal(11), b.normal(12);
     if (C.accumulate) c.normal(13);  // else NaN, which must not show
   }
-  array<TC> run(moe::cpu space = two, std::size_t slack = 0) const {
+  array<TC> run(test::space const& space = test::on()) const {
     array<TC> result = c;
-    std::vector<std::byte> memory(moe::gemm_scratch_bytes<TC>(space, c.rows(), c.columns(), k) + slack + moe::alignment, std::byte{0xff});
+    test::memory<std::byte> memory(moe::gemm_scratch_bytes<TC>(space, c.rows(), c.columns(), k) + moe::alignment, std::byte{0xff});
     auto const misaligned = reinterpret_cast<std::uintptr_t>(memory.data()) % moe::alignment;
     moe::arena scratch(memory.data() + (misaligned == 0 ? 0 : moe::alignment - misaligned), memory.size() - moe::alignment);
     moe::gemm<C>(space, a.mat(), b.mat(), result.mat(), scratch);
@@ -85,16 +84,28 @@ void for_each_config(F&& f) {
   f.template operator()<gemm_config{true, true, true}, TA, TB, TC>();
 }
 
+/// Beside the edges of every block: of registers and of the cache on the CPU; of a tile (64 x 64, 16 deep) on a GPU.
+struct sizes {
+  std::vector<index_t> m, n, k;
+};
+template <class T>
+sizes sizes_to_try() {
+  if (on_cuda) return {{0, 1, 3, 63, 64, 65, 129}, {0, 1, 4, 63, 64, 65, 130}, {0, 1, 2, 15, 16, 17, 31, 32, 33, 49}};
+  index_t const rows = moe::detail::block_rows, columns = moe::detail::block_columns<moe::accumulator<T>>;
+  return {{0, 1, rows - 1, rows, rows + 1, 31, 95, 96, 97},
+          {0, 1, 11, columns - 1, columns, columns + 1, 511, 512, 513},
+          {0, 1, 2, 15, 16, 17, 255, 256, 257, 511, 512, 513}};
+}
+
 template <class T>
 void check_all_shapes() {
-  index_t const rows = moe::detail::block_rows, columns = moe::detail::block_columns<moe::accumulator<T>>;
-  for_each_config<T, T, T>([&]<gemm_config C, class TA, class TB, class TC>() {
-    for (index_t m : {index_t{0}, index_t{1}, rows - 1, rows, rows + 1, index_t{31}, index_t{95}, index_t{96}, index_t{97}})
-      check_bits<C, TA, TB, TC>({m, 33, 17});
-    for (index_t n : {index_t{0}, index_t{1}, index_t{11}, columns - 1, columns, columns + 1, index_t{511}, index_t{512}, index_t{513}})
-      check_bits<C, TA, TB, TC>({13, n, 9});
-    for (index_t k : {0, 1, 2, 15, 16, 17, 255, 256, 257, 511, 512, 513}) check_bits<C, TA, TB, TC>({rows + 1, columns + 1, k});
-    check_bits<C, TA, TB, TC>({97, 33, 257, 3, 1});
+  auto const [rows, columns, depths] = sizes_to_try<T>();
+  for_each_config<T, T, T>([rows = rows, columns = columns, depths = depths]<gemm_config C, class TA, class TB, class TC>() {
+    for (index_t m : rows) check_bits<C, TA, TB, TC>({m, 33, 17});
+    for (index_t n : columns) check_bits<C, TA, TB, TC>({13, n, 9});
+    for (index_t k : depths) check_bits<C, TA, TB, TC>({13, 35, k});
+    check_bits<C, TA, TB, TC>({97, 33, on_cuda ? 37 : 257, 3, 1});
+    check_bits<C, TA, TB, TC>({64, 40, 24, 4, 4});
     check_bits<C, TA, TB, TC>({1, 1, 300, 7, 5});
     check_bits<C, TA, TB, TC>({7, 40, 5, 1, 3});
   });
@@ -145,23 +156,22 @@ TEST_CASE_TEMPLATE("gemm: near a product in double; bf16 is rounded once", T, fl
 }
 
 TEST_CASE_TEMPLATE("gemm: products of small integers are exact", T, float, double, bf16) {
+  test::scratch memory(std::size_t{1} << 20);
   for (index_t m : {0, 1, 11, 12, 13, 31, 32, 33, 95, 96, 97})
     for (index_t n : {1, 12, 31, 32, 33, 97}) {
+      if (on_cuda && m % 32 > 1 && n != 97) continue;
       index_t const k = 1 + (m * 7 + n) % 60;
       array<T> a(m, k), b(k, n);
       array<float> c(m, n);
       a.integers(1), b.integers(2);
-      moe::arena scratch = [&] {
-        static moe::buffer const memory(std::size_t{8} << 20);
-        return moe::arena(memory);
-      }();
+      auto scratch = memory.get();
       if constexpr (std::is_same_v<T, double>) {
         array<double> wide(m, n);
-        moe::gemm(two, a.mat(), b.mat(), wide.mat(), scratch);
+        moe::gemm(test::on(), a.mat(), b.mat(), wide.mat(), scratch);
         for (index_t i = 0; i < m; ++i)
           for (index_t j = 0; j < n; ++j) c(i, j) = static_cast<float>(wide(i, j));
       } else {
-        moe::gemm(two, a.mat(), b.mat(), c.mat(), scratch);
+        moe::gemm(test::on(), a.mat(), b.mat(), c.mat(), scratch);
       }
       for (index_t i = 0; i < m; ++i)
         for (index_t j = 0; j < n; ++j) {
@@ -172,19 +182,25 @@ TEST_CASE_TEMPLATE("gemm: products of small integers are exact", T, float, doubl
     }
 }
 
-TEST_CASE_TEMPLATE("gemm: the same bits for any number of threads", T, float, double, bf16) {
+TEST_CASE_TEMPLATE("gemm: the same bits however it is executed", T, float, double, bf16) {
   auto const check = []<gemm_config C, class TA, class TB, class TC>() {
-    problem<C, TA, TB, TC> const p({205, 523, 270, 1, 1});
-    auto const one = p.run(moe::cpu{1}).values();
-    for (int threads : test::thread_counts) REQUIRE(same_bits(p.run(moe::cpu{threads}).values(), one));
-    REQUIRE(same_bits(p.run(moe::cpu{0}).values(), one));
+    problem<C, TA, TB, TC> const p(on_cuda ? shape{70, 75, 40, 1, 1} : shape{205, 523, 270, 1, 1});
+    std::vector<TC> first;
+    test::for_each_execution([&](test::space const& space, int i) {
+      auto const c = p.run(space).values();
+      if (i == 0) first = c;
+      REQUIRE(same_bits(c, first));
+    });
+#if !defined(MOE_TEST_CUDA)
+    REQUIRE(same_bits(p.run(moe::cpu{0}).values(), first));
+#endif
   };
   for_each_config<T, T, T>(check);
 }
 
 TEST_CASE_TEMPLATE("gemm: a row alone and a column alone have the bits they have among others", T, float, double, bf16) {
   auto const check = []<gemm_config C, class TA, class TB, class TC>() {
-    index_t const m = 101, n = 67, k = 290;
+    index_t const m = 101, n = 67, k = on_cuda ? 45 : 290;
     problem<C, TA, TB, TC> const p({m, n, k});
     auto const all = p.run();
     test::scratch memory(std::size_t{4} << 20);
@@ -193,7 +209,7 @@ TEST_CASE_TEMPLATE("gemm: a row alone and a column alone have the bits they have
       for (index_t j = 0; j < n; ++j) row(0, j) = p.c(i, j);
       auto const a = C.transpose_a ? moe::columns_of(p.a.mat(), i, i + 1) : moe::rows_of(p.a.mat(), i, i + 1);
       auto scratch = memory.get();
-      moe::gemm<C>(two, a, p.b.mat(), row.mat(), scratch);
+      moe::gemm<C>(test::on(), a, p.b.mat(), row.mat(), scratch);
       for (index_t j = 0; j < n; ++j) REQUIRE(same_bits<TC>({row(0, j)}, {all(i, j)}));
     }
     for (index_t j : {0, 31, 32, 63, 66}) {
@@ -201,7 +217,7 @@ TEST_CASE_TEMPLATE("gemm: a row alone and a column alone have the bits they have
       for (index_t i = 0; i < m; ++i) column(i, 0) = p.c(i, j);
       auto const b = C.transpose_b ? moe::rows_of(p.b.mat(), j, j + 1) : moe::columns_of(p.b.mat(), j, j + 1);
       auto scratch = memory.get();
-      moe::gemm<C>(two, p.a.mat(), b, column.mat(), scratch);
+      moe::gemm<C>(test::on(), p.a.mat(), b, column.mat(), scratch);
       for (index_t i = 0; i < m; ++i) REQUIRE(same_bits<TC>({column(i, 0)}, {all(i, j)}));
     }
   };
@@ -215,12 +231,13 @@ TEST_CASE("gemm: views with fixed extents, and outputs that are parts of larger 
   auto scratch = memory.get();
   moe::tensor<float const, moe::dyn, 8> const fixed = a.mat();
   moe::tensor<float, moe::dyn, 16> const part = moe::columns_of(c.mat(), 10, 26);
-  moe::gemm<gemm_config{.transpose_b = true}>(two, fixed, b.mat(), part, scratch);
+  moe::gemm<gemm_config{.transpose_b = true}>(test::on(), fixed, b.mat(), part, scratch);
   array<float> const expected = chain<gemm_config{.transpose_b = true}>(a, b, array<float>(5, 16), 8);
   for (index_t i = 0; i < 5; ++i)
     for (index_t j = 0; j < 40; ++j) REQUIRE(c(i, j) == (j >= 10 && j < 26 ? expected(i, j - 10) : 9.0f));
 }
 
+#if !(defined(MOE_TEST_CUDA) && defined(__CUDACC__))  // a GPU does not read such pages
 TEST_CASE_TEMPLATE("gemm: reads nothing before the first and behind the last element", T, float, double, bf16) {
   for (auto where : {test::guard::after, test::guard::before})
     for (index_t m : {1, 3, 13, 16})
@@ -229,10 +246,10 @@ TEST_CASE_TEMPLATE("gemm: reads nothing before the first and behind the last ele
           test::guarded<T> a(m * k, where), b(k * n, where), c(m * n, where);
           for (index_t i = 0; i < m * k; ++i) a[i] = T(static_cast<float>(i % 5 - 2));
           for (index_t i = 0; i < k * n; ++i) b[i] = T(static_cast<float>(i % 7 - 3));
-          test::scratch static memory(1 << 20);
+          test::scratch static memory(1 << (on_cuda ? 12 : 20));
           auto const run = [&]<gemm_config C>() {
             moe::arena scratch = memory.get();
-            moe::gemm<C>(two, C.transpose_a ? moe::mat(a.data(), k, m) : moe::mat(a.data(), m, k),
+            moe::gemm<C>(test::on(), C.transpose_a ? moe::mat(a.data(), k, m) : moe::mat(a.data(), m, k),
                          C.transpose_b ? moe::mat(b.data(), n, k) : moe::mat(b.data(), k, n), moe::mat(c.data(), m, n), scratch);
             REQUIRE(!std::isnan(static_cast<float>(c[m * n - 1])));
           };
@@ -242,6 +259,7 @@ TEST_CASE_TEMPLATE("gemm: reads nothing before the first and behind the last ele
           run.template operator()<gemm_config{true, false}>();
         }
 }
+#endif
 
 TEST_CASE_TEMPLATE("gemm: NaN and infinity reach exactly the outputs they belong to", T, float, double, bf16) {
   auto const check = []<gemm_config C, class TA, class TB, class TC>() {
@@ -262,7 +280,7 @@ TEST_CASE_TEMPLATE("gemm: NaN and infinity reach exactly the outputs they belong
   b(0, 0) = T(0.0f), b(1, 0) = T(1.0f);
   test::scratch memory(1 << 20);
   auto scratch = memory.get();
-  moe::gemm(two, a.mat(), b.mat(), c.mat(), scratch);
+  moe::gemm(test::on(), a.mat(), b.mat(), c.mat(), scratch);
   CHECK(std::isnan(static_cast<double>(c(0, 0))));  // infinity times zero, also where a zero weight could be skipped
 }
 
@@ -283,7 +301,7 @@ TEST_CASE("gemm: wrong arguments are named before anything is written") {
   test::scratch memory(1 << 20);
   auto scratch = memory.get();
   auto const run = [&]<gemm_config C>(moe::matrix_view<float const> x, moe::matrix_view<float const> y, moe::matrix_view<float> z) {
-    return error_of([&] { moe::gemm<C>(two, x, y, z, scratch); });
+    return error_of([&] { moe::gemm<C>(test::on(), x, y, z, scratch); });
   };
   constexpr gemm_config plain{}, both{.transpose_a = true, .transpose_b = true};
   array<float> d(2, 5), e(3, 6), f(5, 5);
@@ -292,7 +310,7 @@ TEST_CASE("gemm: wrong arguments are named before anything is written") {
   CHECK(run.operator()<plain>(a.mat(), f.mat(), c.mat()) == "gemm: a sums over 4 elements, b over 5");
   CHECK(contains(run.operator()<both>(a.mat(), b.mat(), c.mat()), "gemm: a has 4 rows"));
   try {
-    moe::gemm(two, a.mat(), b.mat(), d.mat(), scratch);
+    moe::gemm(test::on(), a.mat(), b.mat(), d.mat(), scratch);
     FAIL("must throw");
   } catch (moe::error const& x) {
     CHECK(x.code == moe::errc::shape_mismatch);
@@ -301,16 +319,17 @@ TEST_CASE("gemm: wrong arguments are named before anything is written") {
   for (float x : d.values()) CHECK(std::isnan(x));
 }
 
+#if !defined(MOE_TEST_CUDA)
 TEST_CASE("gemm: scratch of exactly the stated size is enough, less is an error that says so") {
   array<float> a(20, 30), b(30, 50), c(20, 50);
   a.normal(1), b.normal(2);
-  moe::buffer const memory(moe::gemm_scratch_bytes<float>(two, 20, 50, 30));
+  moe::buffer const memory(moe::gemm_scratch_bytes<float>(test::on(), 20, 50, 30));
   moe::arena enough(memory), less(memory.data(), memory.bytes() - moe::alignment), none(nullptr, 0), measuring;
-  CHECK_NOTHROW(moe::gemm(two, a.mat(), b.mat(), c.mat(), enough));
+  CHECK_NOTHROW(moe::gemm(test::on(), a.mat(), b.mat(), c.mat(), enough));
   c.fill(3.0f);
   for (moe::arena* scratch : {&less, &none, &measuring}) {
     try {
-      moe::gemm(two, a.mat(), b.mat(), c.mat(), *scratch);
+      moe::gemm(test::on(), a.mat(), b.mat(), c.mat(), *scratch);
       FAIL("must throw");
     } catch (moe::error const& e) {
       CHECK(e.code == moe::errc::out_of_memory);
@@ -335,6 +354,7 @@ TEST_CASE("gemm: works inside a parallel region of the caller") {
   }
   CHECK(wrong == 0);
 }
+#endif
 
 TEST_CASE("gemm: the two products of its gradient agree with central differences") {
   index_t const m = 13, n = 9, k = 7;
@@ -344,7 +364,7 @@ TEST_CASE("gemm: the two products of its gradient agree with central differences
   auto const loss = [&] {  // sum of weight * (x w^T)^2
     array<double> y(m, n);
     auto scratch = memory.get();
-    moe::gemm<gemm_config{.transpose_b = true}>(two, x.mat(), w.mat(), y.mat(), scratch);
+    moe::gemm<gemm_config{.transpose_b = true}>(test::on(), x.mat(), w.mat(), y.mat(), scratch);
     double sum = 0;
     for (index_t i = 0; i < m; ++i)
       for (index_t j = 0; j < n; ++j) sum += weight(i, j) * y(i, j) * y(i, j);
@@ -352,12 +372,26 @@ TEST_CASE("gemm: the two products of its gradient agree with central differences
   };
   array<double> y(m, n), d_y(m, n);
   auto scratch = memory.get();
-  moe::gemm<gemm_config{.transpose_b = true}>(two, x.mat(), w.mat(), y.mat(), scratch);
+  moe::gemm<gemm_config{.transpose_b = true}>(test::on(), x.mat(), w.mat(), y.mat(), scratch);
   for (index_t i = 0; i < m; ++i)
     for (index_t j = 0; j < n; ++j) d_y(i, j) = 2 * weight(i, j) * y(i, j);
-  moe::gemm(two, d_y.mat(), w.mat(), d_x.mat(), scratch);
-  moe::gemm<gemm_config{.transpose_a = true}>(two, d_y.mat(), x.mat(), d_w.mat(), scratch);
+  moe::gemm(test::on(), d_y.mat(), w.mat(), d_x.mat(), scratch);
+  moe::gemm<gemm_config{.transpose_a = true}>(test::on(), d_y.mat(), x.mat(), d_w.mat(), scratch);
   test::check_gradient("x", loss, x.data(), m * k, d_x.values(), {.step = 1e-3});
   test::check_gradient("w", loss, w.data(), n * k, d_w.values(), {.step = 1e-3});
   test::check_direction("x", loss, x.data(), m * k, d_x.values());
 }
+
+#if defined(MOE_TEST_CUDA)
+TEST_CASE_TEMPLATE("gemm: results do not depend on the tile; no scratch is needed", T, float, double, bf16) {
+  auto const check = []<gemm_config C, class TA, class TB, class TC>() {
+    problem<C, TA, TB, TC> const p({70, 131, 35});
+    array<TC> c = p.c;
+    moe::arena none;
+    moe::gemm<C, moe::fma_tuning{.rows = 8, .columns = 4}>(test::on(), p.a.mat(), p.b.mat(), c.mat(), none);
+    CHECK(same_bits(c.values(), p.expected().values()));
+  };
+  for_each_config<T, T, T>(check);
+  CHECK(moe::gemm_scratch_bytes<T>(test::on(), 70, 131, 35) == 0);
+}
+#endif

@@ -20,6 +20,22 @@ template <bool Transposed, class V>
 auto operand_of(V const& v) {
   return operand<typename V::value_type>{v.data(), v.row_stride(), Transposed};
 }
+
+struct gemm_extents {
+  index_t m, n, k;
+};
+template <gemm_config C>
+gemm_extents check_gemm(auto const& a, auto const& b, auto const& c) {
+  index_t const m = c.template extent<0>(), n = c.template extent<1>();
+  index_t const k = C.transpose_a ? a.template extent<0>() : a.template extent<1>();
+  index_t const a_rows = C.transpose_a ? a.template extent<1>() : a.template extent<0>();
+  index_t const b_rows = C.transpose_b ? b.template extent<1>() : b.template extent<0>();
+  index_t const b_columns = C.transpose_b ? b.template extent<0>() : b.template extent<1>();
+  expects(a_rows == m, errc::shape_mismatch, "gemm: a has ", a_rows, " rows (transposed: columns), c has ", m);
+  expects(b_columns == n, errc::shape_mismatch, "gemm: b has ", b_columns, " columns (transposed: rows), c has ", n);
+  expects(b_rows == k, errc::shape_mismatch, "gemm: a sums over ", k, " elements, b over ", b_rows);
+  return {m, n, k};
+}
 }  // namespace detail
 
 /// Product of matrices:  c[m, n] (+)= sum_k op(a)[m, k] op(b)[k, n],  op(x) = x or its transpose.
@@ -36,14 +52,7 @@ auto operand_of(V const& v) {
 template <gemm_config C = gemm_config{}, detail::matrix_like MA, detail::matrix_like MB, class TC, index_t M, index_t N>
 void gemm(cpu const& space, MA const& a, MB const& b, tensor<TC, M, N> const& c, arena& scratch) {
   using product = detail::product<typename MA::value_type, typename MB::value_type, TC>;
-  index_t const m = c.template extent<0>(), n = c.template extent<1>();
-  index_t const k = C.transpose_a ? a.template extent<0>() : a.template extent<1>();
-  index_t const a_rows = C.transpose_a ? a.template extent<1>() : a.template extent<0>();
-  index_t const b_rows = C.transpose_b ? b.template extent<1>() : b.template extent<0>();
-  index_t const b_columns = C.transpose_b ? b.template extent<0>() : b.template extent<1>();
-  expects(a_rows == m, errc::shape_mismatch, "gemm: a has ", a_rows, " rows (transposed: columns), c has ", m);
-  expects(b_columns == n, errc::shape_mismatch, "gemm: b has ", b_columns, " columns (transposed: rows), c has ", n);
-  expects(b_rows == k, errc::shape_mismatch, "gemm: a sums over ", k, " elements, b over ", b_rows);
+  auto const [m, n, k] = detail::check_gemm<C>(a, b, c);
   product const p{detail::operand_of<C.transpose_a>(a), detail::operand_of<C.transpose_b>(b), c.data(), c.row_stride(), m, k, 0};
   detail::multiply_all<TC>(space, 1, k, n, C.accumulate, [&](index_t) { return p; }, scratch);
 }

@@ -9,23 +9,56 @@ struct grouped_gemm_config {
 };
 
 namespace detail {
-inline void check_offsets(char const* who, in<index_t, dyn> offsets, index_t experts, index_t rows) {
+inline void check_offset_count(char const* who, in<index_t, dyn> offsets, index_t experts) {
   expects(offsets.template extent<0>() == experts + 1, errc::shape_mismatch, who, ": offsets has ", offsets.template extent<0>(), " entries, ", experts,
           " experts need ", experts + 1);
+}
+/// The values: for spaces whose memory the host can read.
+inline void check_offsets(char const* who, in<index_t, dyn> offsets, index_t experts, index_t rows) {
   expects(offsets(0) == 0, errc::bad_argument, who, ": offsets[0] is ", offsets(0), ", must be 0");
   for (index_t e = 0; e < experts; ++e)
     expects(offsets(e) <= offsets(e + 1), errc::bad_argument, who, ": offsets[", e + 1, "] = ", offsets(e + 1), " is below offsets[", e, "] = ", offsets(e));
   expects(offsets(experts) <= rows, errc::bad_argument, who, ": offsets end at ", offsets(experts), ", there are ", rows, " rows");
 }
-/// The rows that a product over `rows` rows reads must exist: directly, or through the index.
-inline void check_lines(char const* who, char const* what, in<int, dyn> gather, index_t rows, index_t used, index_t sources) {
-  if (gather.template extent<0>() == 0) {
-    expects(sources == rows, errc::shape_mismatch, who, ": ", what, " has ", sources, " rows, ", rows, " are needed");
-    return;
-  }
+inline void check_line_count(char const* who, char const* what, in<int, dyn> gather, index_t rows, index_t sources) {
+  expects(gather.template extent<0>() > 0 || sources == rows, errc::shape_mismatch, who, ": ", what, " has ", sources, " rows, ", rows, " are needed");
+}
+/// The rows that a product over `used` rows reads must exist: directly, or through the index.
+inline void check_lines(char const* who, char const* what, in<int, dyn> gather, index_t used, index_t sources) {
+  if (gather.template extent<0>() == 0) return;
   expects(gather.template extent<0>() >= used, errc::shape_mismatch, who, ": the gather index of ", what, " has ", gather.template extent<0>(), " entries for ", used, " rows");
   for (index_t r = 0; r < used; ++r)
     expects(gather(r) >= 0 && gather(r) < sources, errc::bad_argument, who, ": the gather index of ", what, " names row ", gather(r), " of ", sources, " at position ", r);
+}
+
+/// The extents of grouped_gemm: each expert's rows (to `n` outputs, sums over `k`).
+struct grouped_extents {
+  index_t experts, rows, n, k;
+};
+template <grouped_gemm_config C>
+grouped_extents check_grouped_gemm(auto const& x, in<index_t, dyn> offsets, auto const& w, auto const& y, in<int, dyn> gather) {
+  index_t const experts = w.template extent<0>(), rows = y.template extent<0>(), n = y.template extent<1>(), k = x.template extent<1>();
+  index_t const w_in = C.transpose_w ? w.template extent<2>() : w.template extent<1>();
+  index_t const w_out = C.transpose_w ? w.template extent<1>() : w.template extent<2>();
+  expects(w_in == k, errc::shape_mismatch, "grouped_gemm: x has ", k, " columns, w sums over ", w_in);
+  expects(w_out == n, errc::shape_mismatch, "grouped_gemm: y has ", n, " columns, w gives ", w_out);
+  check_offset_count("grouped_gemm", offsets, experts);
+  check_line_count("grouped_gemm", "x", gather, rows, x.template extent<0>());
+  return {experts, rows, n, k};
+}
+/// The extents of grouped_gemm_weight_gradient: n x k outputs per expert, sums over its part of `rows`.
+inline grouped_extents check_weight_gradient(auto const& d_y, auto const& x, in<index_t, dyn> offsets, auto const& d_w, in<int, dyn> gather_d_y,
+                                             in<int, dyn> gather_x) {
+  char const* const who = "grouped_gemm_weight_gradient";
+  index_t const experts = d_w.template extent<0>(), n = d_w.template extent<1>(), k = d_w.template extent<2>();
+  bool const direct_d_y = gather_d_y.template extent<0>() == 0, direct_x = gather_x.template extent<0>() == 0;
+  index_t const rows = direct_d_y ? d_y.template extent<0>() : direct_x ? x.template extent<0>() : gather_d_y.template extent<0>();
+  expects(d_y.template extent<1>() == n, errc::shape_mismatch, who, ": d_y has ", d_y.template extent<1>(), " columns, d_w has ", n, " rows");
+  expects(x.template extent<1>() == k, errc::shape_mismatch, who, ": x has ", x.template extent<1>(), " columns, d_w has ", k);
+  check_offset_count(who, offsets, experts);
+  check_line_count(who, "d_y", gather_d_y, rows, d_y.template extent<0>());
+  check_line_count(who, "x", gather_x, rows, x.template extent<0>());
+  return {experts, rows, n, k};
 }
 template <class T>
 operand<T> lines_from(in<T, dyn, dyn> x, index_t first, bool transposed, in<int, dyn> gather) {
@@ -51,14 +84,10 @@ operand<T> lines_from(in<T, dyn, dyn> x, index_t first, bool transposed, in<int,
 template <grouped_gemm_config C = grouped_gemm_config{}, class T, index_t YR, index_t YC>
 void grouped_gemm(cpu const& space, in<T, dyn, dyn> x, in<index_t, dyn> offsets, in<T, dyn, dyn, dyn> w, tensor<T, YR, YC> const& y, arena& scratch,
                   in<int, dyn> gather = {}) {
-  index_t const experts = w.template extent<0>(), rows = y.template extent<0>(), n = y.template extent<1>(), k = x.template extent<1>();
-  index_t const w_in = C.transpose_w ? w.template extent<2>() : w.template extent<1>();
-  index_t const w_out = C.transpose_w ? w.template extent<1>() : w.template extent<2>();
-  expects(w_in == k, errc::shape_mismatch, "grouped_gemm: x has ", k, " columns, w sums over ", w_in);
-  expects(w_out == n, errc::shape_mismatch, "grouped_gemm: y has ", n, " columns, w gives ", w_out);
+  auto const [experts, rows, n, k] = detail::check_grouped_gemm<C>(x, offsets, w, y, gather);
   detail::check_offsets("grouped_gemm", offsets, experts, rows);
-  detail::check_lines("grouped_gemm", "x", gather, rows, offsets(experts), x.template extent<0>());
-  auto const product_of = [&](index_t e) {
+  detail::check_lines("grouped_gemm", "x", gather, offsets(experts), x.template extent<0>());
+  auto const product_of = [&, k = k](index_t e) {  // clang 14 captures no structured binding
     index_t const first = offsets(e);
     detail::operand<T> const a = detail::lines_from<T>(x, first, false, gather);
     detail::operand<T> const b{w.data() + e * w.template extent<1>() * w.row_stride(), w.row_stride(), C.transpose_w};
@@ -92,15 +121,11 @@ template <weight_gradient_config C = weight_gradient_config{}, class T, class TW
 void grouped_gemm_weight_gradient(cpu const& space, tensor<T, YR, YC> const& d_y, in<std::remove_const_t<T>, dyn, dyn> x, in<index_t, dyn> offsets,
                                   tensor<TW, E, O, I> const& d_w, arena& scratch, in<int, dyn> gather_d_y = {}, in<int, dyn> gather_x = {}) {
   using S = std::remove_const_t<T>;
-  index_t const experts = d_w.template extent<0>(), m = d_w.template extent<1>(), n = d_w.template extent<2>();
-  bool const direct_d_y = gather_d_y.template extent<0>() == 0, direct_x = gather_x.template extent<0>() == 0;
-  index_t const rows = direct_d_y ? d_y.template extent<0>() : direct_x ? x.template extent<0>() : gather_d_y.template extent<0>();
-  expects(d_y.template extent<1>() == m, errc::shape_mismatch, "grouped_gemm_weight_gradient: d_y has ", d_y.template extent<1>(), " columns, d_w has ", m, " rows");
-  expects(x.template extent<1>() == n, errc::shape_mismatch, "grouped_gemm_weight_gradient: x has ", x.template extent<1>(), " columns, d_w has ", n);
+  auto const [experts, rows, m, n] = detail::check_weight_gradient(d_y, x, offsets, d_w, gather_d_y, gather_x);
   detail::check_offsets("grouped_gemm_weight_gradient", offsets, experts, rows);
-  detail::check_lines("grouped_gemm_weight_gradient", "d_y", gather_d_y, rows, offsets(experts), d_y.template extent<0>());
-  detail::check_lines("grouped_gemm_weight_gradient", "x", gather_x, rows, offsets(experts), x.template extent<0>());
-  auto const product_of = [&](index_t e) {
+  detail::check_lines("grouped_gemm_weight_gradient", "d_y", gather_d_y, offsets(experts), d_y.template extent<0>());
+  detail::check_lines("grouped_gemm_weight_gradient", "x", gather_x, offsets(experts), x.template extent<0>());
+  auto const product_of = [&, m = m](index_t e) {
     index_t const first = offsets(e), count = offsets(e + 1) - first;
     detail::operand<S> const a = detail::lines_from<S>(d_y, first, true, gather_d_y), b = detail::lines_from<S>(x, first, false, gather_x);
     bool const nothing = count == 0 && C.accumulate;
