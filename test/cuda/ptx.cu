@@ -26,9 +26,86 @@ __global__ void matrix_kernel(float const* from, float* to) {
   for (int i = 0; i < 4; ++i) to[4 * lane + i] = d[i];
 }
 
+struct stage {
+  alignas(1024) bf16 a[2][64 * 64];
+  alignas(1024) bf16 b[256 * 64];
+  alignas(1024) bf16 out[64 * 64];
+  std::uint64_t full, empty, gathered;
+};
+
+/// One warpgroup loads, one multiplies N columns and stores.
+template <int N, ptx::major A, ptx::major B>
+__global__ void __launch_bounds__(256, 1) product_kernel(CUtensorMap const __grid_constant__ a, CUtensorMap const __grid_constant__ b,
+                                                         CUtensorMap const __grid_constant__ to, float const* from, float* sums, int steps) {
+  if constexpr (ptx::sm90a) {
+    auto& shared = ptx::dynamic_shared<stage>();
+    if (threadIdx.x == 0) {
+      ptx::mbarrier_init(&shared.full, 1), ptx::mbarrier_init(&shared.empty, 128), ptx::mbarrier_init(&shared.gathered, 128);
+      ptx::fence_mbarrier_init();
+    }
+    __syncthreads();
+    if (threadIdx.x < 128) {
+      ptx::setmaxnreg_dec<40>();
+      if (threadIdx.x == 0) ptx::prefetch_tensor_map(a);
+      for (int step = 0; step < steps; ++step) {
+        ptx::mbarrier_wait(&shared.empty, (step & 1) ^ 1);
+        ptx::cp_async_16(&shared.a[1][8 * threadIdx.x], from + 4 * threadIdx.x, 16);
+        ptx::cp_async_arrive(&shared.gathered);
+        if (threadIdx.x != 0) continue;
+        ptx::mbarrier_arrive_expect_tx(&shared.full, sizeof shared.a[0] + sizeof shared.b);
+        ptx::tma_load(shared.a[0], a, &shared.full, 64 * step, 0);
+        ptx::tma_load(shared.b, b, &shared.full, 64 * step, 0, 0);
+      }
+    } else {
+      ptx::setmaxnreg_inc<232>();
+      float d[N / 2] = {};
+      ptx::wgmma_pin(d);
+      auto const at = ptx::wgmma_descriptor<A>(ptx::shared_address(shared.a[0]), 8192);
+      auto const bt = ptx::wgmma_descriptor<B>(ptx::shared_address(shared.b), 8192);
+      for (int step = 0; step < steps; ++step) {
+        ptx::mbarrier_wait(&shared.full, step & 1);
+        ptx::mbarrier_wait(&shared.gathered, step & 1);
+        ptx::fence_proxy_async();
+        ptx::wgmma_fence();
+        for (int k = 0; k < 4; ++k) ptx::wgmma<N, A, B>(d, at + k * ptx::wgmma_step<A>, bt + k * ptx::wgmma_step<B>, true);
+        ptx::wgmma_commit();
+        ptx::wgmma_wait<0>();
+        ptx::mbarrier_arrive(&shared.empty);
+      }
+      ptx::wgmma_pin(d);
+      int const t = static_cast<int>(threadIdx.x) - 128;
+      std::uint32_t const r[4] = {__float_as_uint(d[0]), __float_as_uint(d[1]), __float_as_uint(d[2]), __float_as_uint(d[3])};
+      ptx::stmatrix_x4(&shared.out[8 * t], r);
+      ptx::stmatrix_x4<true>(&shared.out[1024 + 8 * t], r);
+      ptx::fence_proxy_async();
+      ptx::bar_sync<1, 128>();
+      if (t == 0) {
+        ptx::tma_store(to, shared.out, 0, 0);
+        ptx::tma_store(to, shared.out, 0, 0, 1);
+        ptx::bulk_commit();
+        ptx::bulk_wait_read<0>();
+        ptx::bulk_wait<0>();
+      }
+      ptx::bar_arrive<2, 128>();
+#pragma unroll
+      for (int i = 0; i < N / 2; ++i) sums[N / 2 * t + i] = d[i];
+    }
+  }
+}
+
+template <int N, ptx::major A, ptx::major B>
+void start_product(CUtensorMap const& map, float* p) {
+  launch("product", product_kernel<N, A, B>, {.blocks = 1, .threads = 256, .shared_bytes = sizeof(stage)}, cuda{}, map, map, map, p, p, 4);
+}
+
 }  // namespace
 
-void instantiate() {
+void instantiate(CUtensorMap const& map) {
   float *const to = nullptr, *const from = nullptr;
   launch("matrix", matrix_kernel<>, {.blocks = 1, .threads = 32, .shared_bytes = sizeof(layout)}, cuda{}, from, to);
+  if (!ptx::runs_sm90a_code()) return;
+  start_product<64, ptx::major::k, ptx::major::k>(map, to);
+  start_product<128, ptx::major::k, ptx::major::mn>(map, to);
+  start_product<256, ptx::major::mn, ptx::major::k>(map, to);
+  start_product<64, ptx::major::mn, ptx::major::mn>(map, to);
 }

@@ -1,7 +1,5 @@
 #include "test/simt/matrix.hpp"
 
-#include <cmath>
-
 namespace simt {
 namespace {
 
@@ -30,6 +28,17 @@ void finish_load(void* const* lanes, std::uint32_t) {
     }
 }
 
+template <bool Transposed>
+void finish_store(void* const* lanes, std::uint32_t) {
+  auto const part = [&](int lane) { return *static_cast<move_part const*>(lanes[lane]); };
+  for (int lane = 0; lane < 32; ++lane)
+    for (int i = 0; i < 8; ++i) {  // element i % 2 of register i / 2
+      int const g = lane / 4, t = 2 * (lane % 4) + i % 2, row = Transposed ? t : g, column = Transposed ? g : t;
+      auto const element = static_cast<std::uint16_t>(part(lane).r[i / 2] >> (16 * (i % 2)));
+      std::memcpy(part(i / 2 * 8 + row).row + 2 * column, &element, 2);
+    }
+}
+
 struct product_part {
   float* d;
   std::uint32_t const* a;
@@ -49,7 +58,7 @@ void finish_product(void* const* lanes, std::uint32_t) {
   each(4, [&](product_part const& p, int g, int t, int i) { d[g + 8 * (i / 2)][2 * t + i % 2] = p.d[i]; });
   for (int m = 0; m < 16; ++m)
     for (int k = 0; k < 16; ++k)
-      for (int n = 0; n < 8; ++n) d[m][n] = std::fma(a[m][k], b[k][n], d[m][n]);
+      for (int n = 0; n < 8; ++n) multiply_add(d[m][n], a[m][k], b[k][n]);
   each(4, [&](product_part const& p, int g, int t, int i) { p.d[i] = d[g + 8 * (i / 2)][2 * t + i % 2]; });
 }
 
@@ -59,6 +68,11 @@ void load_matrices(std::uint32_t (&r)[4], void const* row, bool transposed, plac
   check_shared(row, 16, 16, "ldmatrix", where);
   move_part mine{r, static_cast<std::byte*>(const_cast<void*>(row))};
   warp_collective({transposed ? "ldmatrix.trans" : "ldmatrix", all_lanes, &mine, transposed ? finish_load<true> : finish_load<false>}, where);
+}
+void store_matrices(void* row, std::uint32_t const (&r)[4], bool transposed, place where) {
+  check_shared(row, 16, 16, "stmatrix", where);
+  move_part mine{const_cast<std::uint32_t*>(r), static_cast<std::byte*>(row)};
+  warp_collective({transposed ? "stmatrix.trans" : "stmatrix", all_lanes, &mine, transposed ? finish_store<true> : finish_store<false>}, where);
 }
 void multiply_matrices(float (&d)[4], std::uint32_t const (&a)[4], std::uint32_t b0, std::uint32_t b1, place where) {
   product_part mine{d, a, {b0, b1}};

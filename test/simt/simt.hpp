@@ -85,8 +85,5 @@ void warp_collective(warp_operation const& mine, place where);
 
 std::byte* shared_area(std::size_t bytes, std::size_t alignment, place where);  ///< throws unless the launch gave that many
 void check_shared(void const* p, std::size_t bytes, std::size_t alignment, char const* what, place where);  ///< throws unless inside the area
-void copy_async(void* to, void const* from, int bytes, place where);
-void copy_commit();
-void copy_wait(int pending);
 
 }  // namespace simt

@@ -2,7 +2,10 @@
 #include <cuda_runtime.h>
 
 #include <moe/core/macros.hpp>
+#include <moe/core/ptx/barrier.cuh>
 #include <moe/core/ptx/matrix.cuh>
+#include <moe/core/ptx/tma.cuh>
+#include <moe/core/ptx/wgmma.cuh>
 
 // All inline PTX, and all access to shared memory, as small functions, here and in core/ptx/. test/simt replaces these files by versions for the CPU, so
 // kernels include <moe/core/ptx.cuh>, with angle brackets, and use no asm and no __shared__ of their own.
@@ -42,8 +45,7 @@ __device__ Layout& dynamic_shared() {
 
 /// Starts the copy of `bytes` <= 16 bytes to 16 bytes of shared memory, zeros behind them. Both addresses are multiples of 16, also where bytes is 0.
 __device__ inline void cp_async_16(void* to, void const* from, int bytes) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(static_cast<unsigned>(__cvta_generic_to_shared(to))), "l"(from), "r"(bytes)
-               : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_pointer(to)), "l"(from), "r"(bytes) : "memory");
 }
 /// Closes a group of this thread's copies; it may be empty.
 __device__ inline void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }

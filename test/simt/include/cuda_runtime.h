@@ -1,9 +1,8 @@
 #pragma once
-// Stands in for the CUDA runtime's header where test/simt compiles kernels with a C++ compiler: the built-ins and the few runtime calls that the
-// library uses.
+// Stands in for the CUDA runtime's header where test/simt compiles kernels with a C++ compiler: the keywords, and the runtime calls that the library and
+// its tests use. test/simt/device.hpp says how a test makes them fail.
 // There is no __shared__ on purpose: shared memory comes from moe::ptx::dynamic_shared, so that it can be poisoned and checked.
-#include <concepts>
-#include <cstring>
+#include <cstddef>
 #include <tuple>
 #include <utility>
 
@@ -14,6 +13,10 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
+#define __align__(n) __attribute__((aligned(n)))
+#define __CUDA_ARCH_LIST__ 800, 900  // what nvcc tells the host of the architectures that kernels are compiled for
+#define CUDART_VERSION 13000
 
 struct uint3 {
   unsigned x, y, z;
@@ -25,7 +28,7 @@ struct dim3 {
 inline uint3 threadIdx, blockIdx;
 inline dim3 blockDim, gridDim;
 
-// A launch
+// Errors
 
 enum cudaError_t {
   cudaSuccess = 0,
@@ -33,9 +36,104 @@ enum cudaError_t {
   cudaErrorMemoryAllocation = 2,
   cudaErrorInvalidConfiguration = 9,
   cudaErrorInsufficientDriver = 35,
-  cudaErrorNoDevice = 100
+  cudaErrorInvalidDeviceFunction = 98,
+  cudaErrorNoDevice = 100,
+  cudaErrorInvalidDevice = 101,
+  cudaErrorNoKernelImageForDevice = 209,
+  cudaErrorECCUncorrectable = 214,
+  cudaErrorInvalidPtx = 218,
+  cudaErrorUnsupportedPtxVersion = 222,
+  cudaErrorIllegalAddress = 700,
+  cudaErrorLaunchOutOfResources = 701,
+  cudaErrorLaunchTimeout = 702,
+  cudaErrorAssert = 710,
+  cudaErrorHardwareStackError = 714,
+  cudaErrorIllegalInstruction = 715,
+  cudaErrorMisalignedAddress = 716,
+  cudaErrorInvalidAddressSpace = 717,
+  cudaErrorInvalidPc = 718,
+  cudaErrorLaunchFailure = 719,
+  cudaErrorNotSupported = 801,
+  cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorStreamCaptureInvalidated = 901,
+  cudaErrorStreamCaptureImplicit = 906
 };
+cudaError_t cudaGetLastError();
+cudaError_t cudaPeekAtLastError();
+char const* cudaGetErrorString(cudaError_t);
+
+// Devices
+
+enum cudaDeviceAttr {
+  cudaDevAttrMaxThreadsPerBlock = 1,
+  cudaDevAttrMaxSharedMemoryPerBlock = 8,
+  cudaDevAttrWarpSize = 10,
+  cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrComputeCapabilityMajor = 75,
+  cudaDevAttrComputeCapabilityMinor = 76,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin = 97
+};
+struct cudaDeviceProp {
+  char name[256];
+  std::size_t totalGlobalMem, sharedMemPerBlock, sharedMemPerBlockOptin;
+  int warpSize, maxThreadsPerBlock, major, minor, multiProcessorCount;
+};
+cudaError_t cudaGetDeviceCount(int* n);
+cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
+cudaError_t cudaDeviceSynchronize();
+
+// Streams, events, graphs
+
 using cudaStream_t = struct CUstream_st*;
+using cudaEvent_t = struct CUevent_st*;
+using cudaGraph_t = struct CUgraph_st*;
+using cudaGraphExec_t = struct CUgraphExec_st*;
+using cudaGraphNode_t = struct CUgraphNode_st*;
+enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal = 0, cudaStreamCaptureModeThreadLocal, cudaStreamCaptureModeRelaxed };
+enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone = 0, cudaStreamCaptureStatusActive, cudaStreamCaptureStatusInvalidated };
+inline constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2;
+
+cudaError_t cudaStreamCreate(cudaStream_t* stream);
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
+cudaError_t cudaStreamDestroy(cudaStream_t);
+cudaError_t cudaStreamSynchronize(cudaStream_t);
+cudaError_t cudaStreamQuery(cudaStream_t);
+cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned flags = 0);
+cudaError_t cudaEventCreate(cudaEvent_t* event);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
+cudaError_t cudaEventDestroy(cudaEvent_t);
+cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t = nullptr);
+cudaError_t cudaEventSynchronize(cudaEvent_t);
+cudaError_t cudaEventQuery(cudaEvent_t);
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t, cudaEvent_t);
+cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode);
+cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status);
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t* graph);
+cudaError_t cudaGraphGetNodes(cudaGraph_t, cudaGraphNode_t* nodes, std::size_t* n);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t, unsigned long long flags = 0);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t);
+cudaError_t cudaGraphDestroy(cudaGraph_t);
+
+// Memory
+
+enum cudaMemcpyKind { cudaMemcpyHostToHost = 0, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice, cudaMemcpyDefault };
+inline constexpr unsigned cudaHostAllocDefault = 0;
+cudaError_t cudaMalloc(void** p, std::size_t bytes);
+cudaError_t cudaFree(void* p);
+cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total);
+cudaError_t cudaHostAlloc(void** p, std::size_t bytes, unsigned flags);
+cudaError_t cudaFreeHost(void* p);
+cudaError_t cudaMemcpy(void* to, void const* from, std::size_t bytes, cudaMemcpyKind);
+cudaError_t cudaMemcpyAsync(void* to, void const* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t = nullptr);
+cudaError_t cudaMemset(void* to, int value, std::size_t bytes);
+cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t = nullptr);
+
+// Kernels
+
 struct cudaLaunchAttribute;
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
@@ -45,111 +143,40 @@ struct cudaLaunchConfig_t {
   unsigned numAttrs;
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
-enum cudaMemcpyKind { cudaMemcpyDefault = 4 };
-
-cudaError_t cudaGetLastError();
-char const* cudaGetErrorString(cudaError_t);
-cudaError_t cudaStreamSynchronize(cudaStream_t);
-cudaError_t cudaMalloc(void** p, std::size_t bytes);
-cudaError_t cudaFree(void* p);
-cudaError_t cudaMemcpyAsync(void* to, void const* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t);
+struct cudaFuncAttributes {
+  std::size_t sharedSizeBytes;
+  int maxThreadsPerBlock, numRegs, ptxVersion, binaryVersion, maxDynamicSharedSizeBytes;
+};
+enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess = 0, cudaDriverEntryPointSymbolNotFound, cudaDriverEntryPointVersionNotSufficent };
+inline constexpr unsigned long long cudaEnableDefault = 0;
+cudaError_t cudaGetDriverEntryPointByVersion(char const* symbol, void** function, unsigned version, unsigned long long flags,
+                                             cudaDriverEntryPointQueryResult* result = nullptr);
 
 namespace simt {
 cudaError_t set_shared_limit(void const* kernel, cudaFuncAttribute attribute, int bytes);
+cudaError_t function_attributes(cudaFuncAttributes* attributes, void const* kernel);
 cudaError_t check_launch(cudaLaunchConfig_t const& config, void const* kernel);
+cudaError_t submit(cudaStream_t stream, std::function<void()> const& work);  ///< runs it, or records it where the stream is under capture
 }  // namespace simt
 
 template <class F>
 cudaError_t cudaFuncSetAttribute(F* kernel, cudaFuncAttribute attribute, int value) {
   return simt::set_shared_limit(reinterpret_cast<void const*>(kernel), attribute, value);
 }
+template <class F>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, F* kernel) {
+  return simt::function_attributes(attributes, reinterpret_cast<void const*>(kernel));
+}
 
-/// Runs the whole grid before it returns. A failure of the kernel is thrown from here.
+/// Runs the whole grid before it returns, unless the stream is under capture. A failure of the kernel is thrown from here.
 template <class... Params, class... Args>
 cudaError_t cudaLaunchKernelEx(cudaLaunchConfig_t const* config, void (*kernel)(Params...), Args&&... args) {
   cudaError_t const status = simt::check_launch(*config, reinterpret_cast<void const*>(kernel));
   if (status != cudaSuccess) return status;
-  std::tuple<Params...> const values(std::forward<Args>(args)...);
-  auto const size = [](dim3 d) { return simt::size3{d.x, d.y, d.z}; };
-  simt::run_grid(size(config->gridDim), size(config->blockDim), config->dynamicSmemBytes, [&] { std::apply(kernel, values); });
-  return cudaSuccess;
+  return simt::submit(config->stream, [kernel, c = *config, values = std::tuple<Params...>(std::forward<Args>(args)...)] {
+    auto const size = [](dim3 d) { return simt::size3{d.x, d.y, d.z}; };
+    simt::run_grid(size(c.gridDim), size(c.blockDim), c.dynamicSmemBytes, [&] { std::apply(kernel, values); });
+  });
 }
 
-// Built-ins. The blocking ones end in the place they are called from, for the reports.
-
-inline void __syncthreads(char const* file = __builtin_FILE(), int line = __builtin_LINE()) { simt::block_barrier({file, line}); }
-inline void __syncwarp(unsigned mask = 0xffffffffu, char const* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  simt::warp_collective({"__syncwarp", mask, nullptr, nullptr}, {file, line});
-}
-
-namespace simt {
-inline int lane() { return static_cast<int>((threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)) % 32); }
-template <class T>
-T shuffle(char const* name, unsigned mask, T value, int source, place where) {
-  static_assert(sizeof(T) <= 8 && std::is_arithmetic_v<T>, "a shuffle moves a number of at most 8 bytes");
-  struct part {
-    T value, result;
-    int source;
-  } mine{value, value, source};
-  auto const finish = [](void* const* lanes, std::uint32_t m) {
-    for (; m != 0; m &= m - 1) {
-      auto* const p = static_cast<part*>(lanes[__builtin_ctz(m)]);
-      p->result = static_cast<part const*>(lanes[p->source])->value;
-    }
-  };
-  warp_collective({name, mask, &mine, finish, source}, where);
-  return mine.result;
-}
-/// The mask of the lanes whose predicate holds.
-inline std::uint32_t vote(char const* name, unsigned mask, bool predicate, place where) {
-  struct part {
-    bool predicate;
-    std::uint32_t result;
-  } mine{predicate, 0};
-  auto const finish = [](void* const* lanes, std::uint32_t m) {
-    std::uint32_t votes = 0;
-    for (std::uint32_t rest = m; rest != 0; rest &= rest - 1)
-      if (int const l = __builtin_ctz(rest); static_cast<part const*>(lanes[l])->predicate) votes |= 1u << l;
-    for (std::uint32_t rest = m; rest != 0; rest &= rest - 1) static_cast<part*>(lanes[__builtin_ctz(rest)])->result = votes;
-  };
-  warp_collective({name, mask, &mine, finish}, where);
-  return mine.result;
-}
-/// The lane itself where the source leaves the segment of `width` lanes.
-inline int source_in(int width, int source) { return source / width == lane() / width && source >= 0 ? source : lane(); }
-}  // namespace simt
-
-template <class T>
-T __shfl_sync(unsigned mask, T value, int source, int width = 32, char const* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  return simt::shuffle("__shfl_sync", mask, value, simt::lane() / width * width + source % width, {file, line});
-}
-template <class T>
-T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32, char const* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  return simt::shuffle("__shfl_xor_sync", mask, value, simt::source_in(width, simt::lane() ^ lanes), {file, line});
-}
-template <class T>
-T __shfl_up_sync(unsigned mask, T value, int lanes, int width = 32, char const* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  return simt::shuffle("__shfl_up_sync", mask, value, simt::source_in(width, simt::lane() - lanes), {file, line});
-}
-template <class T>
-T __shfl_down_sync(unsigned mask, T value, int lanes, int width = 32, char const* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  return simt::shuffle("__shfl_down_sync", mask, value, simt::source_in(width, simt::lane() + lanes), {file, line});
-}
-inline unsigned __ballot_sync(unsigned mask, int predicate, char const* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  return simt::vote("__ballot_sync", mask, predicate != 0, {file, line});
-}
-inline int __any_sync(unsigned mask, int predicate, char const* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  return simt::vote("__any_sync", mask, predicate != 0, {file, line}) != 0;
-}
-inline int __all_sync(unsigned mask, int predicate, char const* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  return simt::vote("__all_sync", mask, predicate != 0, {file, line}) == mask;
-}
-inline int __popc(unsigned x) { return __builtin_popcount(x); }
-inline int __ffs(int x) { return __builtin_ffs(x); }
-
-/// Integers only: sums of floating-point numbers by atomics have no fixed order.
-template <class T>
-T atomicAdd(T* p, std::type_identity_t<T> value) {
-  static_assert(std::integral<T>, "moe has no floating-point atomics");
-  return std::exchange(*p, static_cast<T>(*p + value));
-}
+#include "test/simt/builtins.hpp"

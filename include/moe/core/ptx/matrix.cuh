@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include <moe/core/macros.hpp>
+#include <moe/core/ptx/common.cuh>
 
 // Matrices of 16-bit elements in registers: a warp loads them, multiplies them and stores them as one. With g = lane / 4 and t = lane % 4:
 //   A [16, 16]  element i of 8: row g + 8 * (i / 2 % 2), column 2 * t + i % 2 + 8 * (i / 4); two elements to a register, the lower one first
@@ -17,17 +17,29 @@ namespace moe::inline MOE_ISA::ptx {
 /// columns 0 to 7 and r[2], r[3] that of columns 8 to 15.
 template <bool Transposed = false>
 __device__ void ldmatrix_x4(std::uint32_t (&r)[4], void const* row) {
-  auto const address = static_cast<unsigned>(__cvta_generic_to_shared(row));
   if constexpr (Transposed)
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(address)
+                 : "r"(shared_pointer(row))
                  : "memory");
   else
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(address)
+                 : "r"(shared_pointer(row))
                  : "memory");
+}
+
+/// The inverse, of sm_90a: stores what ldmatrix_x4 would load.
+template <bool Transposed = false>
+__device__ void stmatrix_x4(void* row, std::uint32_t const (&r)[4]) {
+  if constexpr (Transposed)
+    MOE_PTX_SM90A("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_pointer(row)), "r"(r[0]), "r"(r[1]),
+                  "r"(r[2]), "r"(r[3])
+                  : "memory");
+  else
+    MOE_PTX_SM90A("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_pointer(row)), "r"(r[0]), "r"(r[1]), "r"(r[2]),
+                  "r"(r[3])
+                  : "memory");
 }
 
 /// d += A B in float: bf16 operands, [16, 16] by [16, 8]. The hardware's order of summation over k is not documented.

@@ -3,7 +3,10 @@
 #include <cuda_runtime.h>
 
 #include <moe/core/macros.hpp>
+#include <moe/core/ptx/barrier.cuh>
 #include <moe/core/ptx/matrix.cuh>
+#include <moe/core/ptx/tma.cuh>
+#include <moe/core/ptx/wgmma.cuh>
 
 namespace moe::inline MOE_ISA::ptx {
 
