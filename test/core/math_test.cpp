@@ -32,6 +32,16 @@ TEST_CASE("madd: the product is exact where it is fused") {
 #endif
 }
 
+TEST_CASE_TEMPLATE("product: rounded on its own, whatever sum follows", T, float, double) {
+  moe::random_stream const random{5, moe::random_purpose::test, 1};
+  for (std::uint64_t i = 0; i < 3000; i += 2) {
+    T const a = static_cast<T>(random.normal(i)), b = static_cast<T>(random.normal(i + 1));
+    T volatile const rounded = a * b;
+    REQUIRE(moe::product(a, b) - rounded == T(0));
+    REQUIRE(moe::product(a, b) + T(1) == rounded + T(1));
+  }
+}
+
 TEST_CASE("exp_scalar: special values") {
   float const inf = std::numeric_limits<float>::infinity();
   CHECK(moe::exp_scalar(0.0f) == 1.0f);

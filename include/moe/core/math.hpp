@@ -22,6 +22,30 @@ MOE_HD inline double madd(double a, double b, double c) {
 #endif
 }
 
+/// a * b, rounded on its own: no compiler fuses it with a sum that follows. For code that several spaces share; nvcc contracts across statements.
+MOE_HD inline float product(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return __fmul_rn(a, b);
+#elif defined(MOE_HAS_FMA) && defined(__x86_64__)
+  float x = a * b;
+  asm("" : "+x"(x));
+  return x;
+#else
+  return a * b;
+#endif
+}
+MOE_HD inline double product(double a, double b) {
+#if defined(__CUDA_ARCH__)
+  return __dmul_rn(a, b);
+#elif defined(MOE_HAS_FMA) && defined(__x86_64__)
+  double x = a * b;
+  asm("" : "+x"(x));
+  return x;
+#else
+  return a * b;
+#endif
+}
+
 /// e^x: the bits of a lane of exp(simd<T>), in plain code that kernels of every space can call. The constants are explained there.
 MOE_HD inline float exp_scalar(float x) {
   if (x != x) return x;
