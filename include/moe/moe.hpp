@@ -44,6 +44,9 @@
 
 #include <moe/optim/adamw.hpp>
 #include <moe/optim/clip.hpp>
+#include <moe/optim/group_adamw.hpp>
+#include <moe/optim/group_schedule.hpp>
+#include <moe/optim/parameter_group.hpp>
 #include <moe/optim/schedule.hpp>
 
 #include <moe/data/byte_pairs.hpp>

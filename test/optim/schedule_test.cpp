@@ -54,3 +54,21 @@ TEST_CASE("warmup_cosine: nonsense is refused where it is made") {
   CHECK(test::error_of([] { (void)warmup_cosine(1, 1, 10, 0).at(-1); }) == "warmup_cosine: step is -1, needs to be at least 0");
   CHECK(text(1, 99, 100, 1).empty());
 }
+
+TEST_CASE("any_schedule: another schedule's numbers; the peak where the schedule says it") {
+  struct falling {
+    std::vector<double> rates;  // not trivial: copies must share or copy it
+    double at(test::index_t t) const { return rates[static_cast<std::size_t>(t)]; }
+  };
+  static_assert(moe::learning_rate_schedule<warmup_cosine> && moe::learning_rate_schedule<falling> && moe::learning_rate_schedule<moe::any_schedule>);
+  static_assert(!moe::learning_rate_schedule<double>);
+  warmup_cosine const cosine{3e-3, 37, 1000, 3e-4};
+  moe::any_schedule any = cosine;
+  for (int t = 0; t <= 1001; ++t) CHECK(any.at(t) == cosine.at(t));
+  CHECK(any.peak() == 3e-3);
+  moe::any_schedule const copy = any;
+  any = falling{{3, 2, 1}};
+  CHECK((any.at(0) == 3 && any.at(2) == 1 && any.peak() == 0));
+  CHECK(copy.at(37) == 3e-3);
+  CHECK(test::error_of([&] { (void)copy.at(-1); }) == "warmup_cosine: step is -1, needs to be at least 0");
+}

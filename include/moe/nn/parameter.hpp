@@ -8,16 +8,12 @@
 
 #include <moe/core/random.hpp>
 #include <moe/core/tensor.hpp>
+#include <moe/optim/parameter_group.hpp>
 
 namespace moe::inline MOE_ISA::nn {
 
-/// What a parameter is for: decides weight decay, relative learning rates and muP.
-enum class parameter_group { embedding, unembedding, attention, router, expert, ffn, ssm, norm };
-
-constexpr std::string_view name_of(parameter_group g) {
-  constexpr std::string_view names[] = {"embedding", "unembedding", "attention", "router", "expert", "ffn", "ssm", "norm"};
-  return names[static_cast<int>(g)];
-}
+using moe::name_of;
+using moe::parameter_group;
 
 /// constant + std * N(0, 1).
 struct initializer {

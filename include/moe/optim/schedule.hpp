@@ -1,12 +1,21 @@
 #pragma once
 #include <cmath>
+#include <concepts>
 #include <limits>
+#include <memory>
 #include <numbers>
+#include <utility>
 
 #include <moe/core/error.hpp>
 #include <moe/core/math.hpp>
 
 namespace moe::inline MOE_ISA {
+
+/// A learning rate over a run: a pure function of the step, which is 1 for the first update.
+template <class S>
+concept learning_rate_schedule = std::copyable<S> && requires(S const& s, index_t step) {
+  { s.at(step) } -> std::convertible_to<double>;
+};
 
 /// Learning rate over a run: linear from 0 at step 0 to `peak` at step `warmup`, half a cosine down to `floor` at step `total`, then `floor`:
 ///   peak t / warmup                                                          t <= warmup
@@ -44,6 +53,29 @@ class warmup_cosine {
  private:
   double peak_, floor_;
   index_t warmup_, total_;
+};
+
+/// Any schedule, its type forgotten, so that parameter groups can have different ones. Copies share the schedule, which nobody can change.
+class any_schedule {
+ public:
+  template <class S>
+    requires(!std::same_as<S, any_schedule> && learning_rate_schedule<S>)
+  any_schedule(S schedule)
+      : schedule_(std::make_shared<S const>(std::move(schedule))),
+        at_([](void const* s, index_t step) { return static_cast<double>(static_cast<S const*>(s)->at(step)); }) {
+    if constexpr (requires(S const& s) { static_cast<double>(s.peak()); })
+      peak_ = static_cast<double>(static_cast<S const*>(schedule_.get())->peak());
+  }
+
+  /// Throws  as the schedule.
+  double at(index_t step) const { return at_(schedule_.get(), step); }
+  /// The largest rate of the run if the schedule has a function that says it, else 0.
+  double peak() const { return peak_; }
+
+ private:
+  std::shared_ptr<void const> schedule_;
+  double (*at_)(void const*, index_t);
+  double peak_ = 0;
 };
 
 }  // namespace moe::inline MOE_ISA
