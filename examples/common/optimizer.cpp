@@ -1,42 +1,33 @@
 #include <examples/common/optimizer.hpp>
 
-#include <moe/optim/adamw.hpp>
 #include <moe/optim/clip.hpp>
-#include <moe/optim/schedule.hpp>
 
 namespace trainer {
 
-optimizer::optimizer(run_config const& c, preset const& p, std::vector<parameter_info> const& parameters, index_t buffer_size)
-    : config_(c), size_(buffer_size) {
-  for (auto const& x : parameters) {
-    bool const decays = x.rows > 1 && x.group != parameter_group::norm && x.group != parameter_group::embedding;
-    double const decay = decays ? c.weight_decay : 0, scale = p.lr_scale[static_cast<std::size_t>(x.group)];
-    bool const alike = !spans_.empty() && spans_.back().end == x.offset && spans_.back().weight_decay == decay && spans_.back().lr_scale == scale;
-    if (alike) spans_.back().end = x.offset + x.size;
-    else spans_.push_back({x.offset, x.offset + x.size, decay, scale});
+moe::warmup_cosine base_schedule(run_config const& c) { return {c.lr, c.warmup, c.steps, c.floor * c.lr}; }
+
+moe::group_schedule group_rates(run_config const& c, preset const& p) {
+  moe::group_schedule rates(base_schedule(c));
+  for (auto const g : moe::all_parameter_groups) {
+    bool const decays = g != parameter_group::norm && g != parameter_group::embedding;
+    rates = rates.scaled(g, p.lr_scale[moe::index_of(g)]).with_weight_decay(g, decays ? c.weight_decay : 0);
   }
-  learning_rate(1);  // a schedule that cannot be throws here, before anything is trained
+  return rates;
 }
+
+optimizer::optimizer(run_config const& c, preset const& p, std::vector<parameter_info> const& parameters, index_t buffer_size)
+    : base_(base_schedule(c)), rates_(group_rates(c, p)), spans_(moe::parameter_spans(parameters)), clip_(c.clip), size_(buffer_size) {}
 
 std::size_t optimizer::scratch_bytes(index_t buffer_size) { return moe::global_norm_scratch_bytes(moe::cpu{}, buffer_size); }
-
-double optimizer::learning_rate(index_t step) const {
-  moe::warmup_cosine const schedule{config_.lr, config_.warmup, config_.steps, config_.floor * config_.lr};
-  return schedule.at(step);
-}
 
 double optimizer::norm(moe::cpu const& space, run_memory& memory) const {
   return moe::global_norm<float>(space, moe::vec(static_cast<float const*>(memory.gradients), size_), memory.scratch);
 }
 
-void optimizer::update(moe::cpu const& space, run_memory& memory, index_t step, double norm, double rate) const {
-  double const clip = moe::clip_scale(norm, config_.clip);
-  for (span const& s : spans_) {
-    index_t const n = s.end - s.begin;
-    auto const part = [&](float* all) { return moe::vec(all + s.begin, n); };
-    moe::adamw(space, part(memory.weights), part(memory.first), part(memory.second), part(memory.gradients), rate * s.lr_scale, s.weight_decay, clip,
-               step, moe::adamw_config{});
-  }
+void optimizer::update(moe::cpu const& space, run_memory& memory, index_t step, double norm) const {
+  auto const all = [&](float* p) { return moe::vec(p, size_); };
+  moe::adamw_by_group(space, spans_, rates_, all(memory.weights), all(memory.first), all(memory.second), all(memory.gradients),
+                      moe::clip_scale(norm, clip_), step);
 }
 
 }  // namespace trainer

@@ -1,29 +1,35 @@
 #pragma once
 #include <examples/common/session.hpp>
+#include <moe/optim/group_adamw.hpp>
+#include <moe/optim/group_schedule.hpp>
+#include <moe/optim/schedule.hpp>
 
 namespace trainer {
 
-/// AdamW with global-norm clipping over one buffer of parameters. The learning rate is linear warm-up and a cosine to floor * lr, a function of the
-/// step alone, times the scale of the parameter's group. Vectors (norms, biases) and embeddings have no weight decay.
+/// The learning rate before the scales of the groups: linear warm-up and a cosine to floor * lr. Throws bad_argument for a schedule that cannot be.
+moe::warmup_cosine base_schedule(run_config const& c);
+/// What each group is trained with: the base schedule times the preset's scale. Norms and embeddings have no weight decay.
+moe::group_schedule group_rates(run_config const& c, preset const& p);
+
+/// AdamW with global-norm clipping over one buffer of parameters, each group with its rates. Vectors (norms, biases) have no weight decay.
 class optimizer {
  public:
+  /// Throws as group_rates, before anything is trained.
   optimizer(run_config const& c, preset const& p, std::vector<parameter_info> const& parameters, index_t buffer_size);
   static std::size_t scratch_bytes(index_t buffer_size);
 
-  double learning_rate(index_t step) const;  ///< step 1 is the first
+  double learning_rate(index_t step) const { return base_.at(step); }  ///< of the base schedule; step 1 is the first
   /// The norm of the gradient before clipping.
   double norm(moe::cpu const& space, run_memory& memory) const;
-  /// Clips and updates weights and moments; `rate` replaces the schedule's.
-  void update(moe::cpu const& space, run_memory& memory, index_t step, double norm, double rate) const;
+  /// Clips and updates weights and moments.
+  void update(moe::cpu const& space, run_memory& memory, index_t step, double norm) const;
 
  private:
-  struct span {  // neighbouring parameters that are treated alike
-    index_t begin, end;
-    double weight_decay, lr_scale;
-  };
-  run_config config_;
+  moe::warmup_cosine base_;
+  moe::group_schedule rates_;
+  std::vector<moe::parameter_span> spans_;
+  double clip_;
   index_t size_;
-  std::vector<span> spans_;
 };
 
 }  // namespace trainer

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include <examples/common/optimizer.hpp>
 #include <examples/common/progress.hpp>
 #include <examples/common/session.hpp>
 #include <examples/common/text.hpp>
@@ -18,18 +19,29 @@ std::string row(std::string const& name, std::string const& value, std::string c
   return note.empty() ? s : s + "  " + note;
 }
 
+/// Says what the learning rate of a group is where it differs from --lr.
+auto peak_rates(run_config const& c, preset const& p) {
+  run_config first = c;
+  first.steps = 1, first.warmup = 0;  // a run without warm-up starts at the peak, and how long it is may not be known yet
+  return [rates = group_rates(first, p), lr = c.lr](parameter_group g) {
+    double const peak = rates.at(g, 0).lr;
+    return peak == lr ? std::string() : "learning rate " + shortest(peak) + " at the peak, where --lr is " + shortest(lr);
+  };
+}
+
 }  // namespace
 
 void dry_run(engine const& model, preset const& p, run_config const& c, moe::cpu const& space) {
   console out(stdout);
   auto const parameters = model.parameters();
-  std::array<index_t, 8> of_group{};
+  std::array<index_t, moe::parameter_group_count> of_group{};
   index_t total = 0;
-  for (auto const& x : parameters) of_group[static_cast<std::size_t>(x.group)] += x.elements(), total += x.elements();
+  for (auto const& x : parameters) of_group[moe::index_of(x.group)] += x.elements(), total += x.elements();
   out.print("preset " + std::string(p.name) + ": " + p.what);
   out.print("parameters");
-  for (std::size_t g = 0; g < of_group.size(); ++g)
-    if (of_group[g] > 0) out.print(row(std::string(moe::nn::name_of(static_cast<parameter_group>(g))), thousands(of_group[g])));
+  auto const peak = peak_rates(c, p);
+  for (auto const g : moe::all_parameter_groups)
+    if (index_t const n = of_group[moe::index_of(g)]; n > 0) out.print(row(std::string(moe::name_of(g)), thousands(n), peak(g)));
   out.print(row("all", thousands(total)));
   out.print(row("active per token", thousands(model.active_parameters())));
   memory_plan const m = plan_memory(model, space, {c.batch, c.length}, true);

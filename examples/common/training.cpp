@@ -47,7 +47,7 @@ class training {
   void resume();
   void loop();
   bool must_stop() const;
-  step_metrics one_step(index_t step, double rate);
+  step_metrics one_step(index_t step);
   void check_finite(losses const& l, double norm, index_t step) const;
   void report_progress(step_metrics& m);
   void warn_of_starving();
@@ -148,13 +148,14 @@ void training::plan_time() {
     optimizer_ = std::make_unique<optimizer>(config_, preset_, parameters_, model_.buffer_size());
     return;
   }
-  config_.steps = 1;
-  optimizer_ = std::make_unique<optimizer>(config_, preset_, parameters_, model_.buffer_size());
-  one_step(1, 0);  // the first touches memory for the first time
+  run_config still = config_;
+  still.steps = 1, still.warmup = 0, still.lr = 0;
+  optimizer_ = std::make_unique<optimizer>(still, preset_, parameters_, model_.buffer_size());
+  one_step(1);  // the first touches memory for the first time
   std::vector<double> times;
   while (times.size() < 2 || (times.size() < 9 && now() - start_ < 0.05 * *limit)) {
     double const begin = now();
-    one_step(1, 0);
+    one_step(1);
     times.push_back(now() - begin);
   }
   std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2), times.end());
@@ -194,7 +195,7 @@ void training::check_finite(losses const& l, double norm, index_t step) const {
                    "\nfirst weight that is not finite: " + (weight.empty() ? "none" : weight)};
 }
 
-step_metrics training::one_step(index_t step, double rate) {
+step_metrics training::one_step(index_t step) {
   double const begin = now();
   index_t const size = model_.buffer_size();
   moe::parallel_chunks(space_, size, 1 << 16, 0.1, [&](index_t, index_t b, index_t e) {
@@ -214,13 +215,13 @@ step_metrics training::one_step(index_t step, double rate) {
   }
   double const norm = optimizer_->norm(space_, *memory_);
   check_finite(sum, norm, step);
-  optimizer_->update(space_, *memory_, step, norm, rate);
+  optimizer_->update(space_, *memory_, step, norm);
   step_metrics m;
   m.step = step;
   m.loss = sum.cross_entropy_sum / static_cast<double>(sum.targets);
   m.bits_per_byte = sum.cross_entropy_sum / std::log(2.0) / bytes;
   m.held_out = std::numeric_limits<double>::quiet_NaN();
-  m.lr = rate, m.gradient_norm = norm, m.balance = sum.balance, m.z = sum.z;
+  m.lr = optimizer_->learning_rate(step), m.gradient_norm = norm, m.balance = sum.balance, m.z = sum.z;
   std::tie(m.load_min, m.load_max) = step_load_.extremes();
   m.dropped = step_load_.dropped;
   m.tokens_per_second = static_cast<double>(config_.tokens_per_step()) / std::max(1e-9, now() - begin);
@@ -286,7 +287,7 @@ void training::loop() {
   index_t const sample_every = std::max<index_t>(1, (config_.steps + held_out_samples - 1) / held_out_samples);
   if (!options_.resume) saved_step_ = 0;
   while (step_ < config_.steps && !must_stop()) {
-    step_metrics m = one_step(step_ + 1, optimizer_->learning_rate(step_ + 1));
+    step_metrics m = one_step(step_ + 1);
     ++step_;
     if (step_ % sample_every == 0 || step_ == config_.steps) m.held_out = held_out_sample();
     m.seconds = before_ + now() - start_;

@@ -11,11 +11,16 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <examples/common/optimizer.hpp>
 #include <examples/common/process.hpp>
 #include <moe/io/checkpoint.hpp>
+#include <moe/optim/adamw.hpp>
+#include <moe/optim/clip.hpp>
 #include <test/examples/fake_engine.hpp>
 
 namespace {
+
+using moe::index_t;
 
 struct result {
   int code;
@@ -35,7 +40,9 @@ struct folder {
   std::string run(std::string const& name) const { return path + "/" + name; }
 };
 
-result run(test::bigram model, std::vector<std::string> arguments, char const* environment = nullptr) {
+trainer::preset const fake{.name = "fake", .what = "a test", .minutes = 0.01, .batch = 4, .length = 16, .tokenizer = "bytes", .lr = 0.05};
+
+result run(test::bigram model, std::vector<std::string> arguments, char const* environment = nullptr, trainer::preset const& preset = fake) {
   static int count = 0;
   std::string const out = "/tmp/moe_out_" + std::to_string(getpid()) + "_" + std::to_string(++count), err = out + "e";
   std::cout.flush();
@@ -47,7 +54,6 @@ result run(test::bigram model, std::vector<std::string> arguments, char const* e
     if (environment != nullptr) setenv("MOE_STOP_AFTER", environment, 1);
     std::vector<char const*> argv{"fake"};
     for (auto const& a : arguments) argv.push_back(a.c_str());
-    trainer::preset const preset{.name = "fake", .what = "a test", .minutes = 0.01, .batch = 4, .length = 16, .tokenizer = "bytes", .lr = 0.05};
     int const code = trainer::run(static_cast<int>(argv.size()), argv.data(), model, preset);
     std::fflush(stdout);
     _exit(code);
@@ -84,6 +90,8 @@ TEST_CASE("trainer: learns, reports, samples, and evaluates the same again") {
   for (char const* part : {"\ntokens/s: ", "\ncheckpoint: ", "\nloss plot: ", "\nxz -9 bits per byte: ", "sample (temperature 0.8",
                            "load of its 4 experts", "step 1/200", "step 200/200"})
     CHECK_MESSAGE(test::contains(r.out, part), part);
+  auto const sample = r.out.find("top-p 0.95):\n") + 13;
+  CHECK(r.out.find("\n\ntraining: ", sample) - sample >= 400);  // characters, from a context of 16 that is filled many times
   CHECK(test::contains(r.out, "evaluated 2,400 tokens"));  // all of the held-out bytes, the last window of a batch that is not full included
   CHECK_FALSE(test::contains(r.out, "\r"));
   CHECK(test::contains(moe::read_file(f.run("a") + "/loss.svg"), "</svg>"));
@@ -186,6 +194,47 @@ TEST_CASE("trainer: time limits plan the steps, and a planned run equals one wit
   result const limited = run({}, {"train", "--data", f.text, "--out", f.run("c"), "--steps", "100000000"}, "300ms");
   CHECK(limited.code == 0);
   CHECK(test::contains(limited.out, "stopped by the time limit at step"));
+}
+
+TEST_CASE("trainer: every group has its learning rate and weight decay, and a dry run shows the rates that differ") {
+  using moe::parameter_group;
+  trainer::preset p = fake;
+  p.lr_scale[moe::index_of(parameter_group::unembedding)] = 0.5;
+  std::string const dry = run({}, {"train", "--dry-run"}, nullptr, p).out;
+  CHECK(test::contains(dry, "unembedding                     65,536  learning rate 0.025 at the peak, where --lr is 0.05\n"));
+  CHECK(test::contains(dry, "  norm                                16\n"));
+  CHECK_FALSE(test::contains(run({}, {"train", "--dry-run"}).out, "learning rate"));
+  p.lr_scale[0] = -1;
+  CHECK(test::contains(run({}, {"train", "--dry-run"}, nullptr, p).err, "the scale of embedding is -1"));
+  p.lr_scale[0] = 1;
+
+  trainer::run_config c = trainer::new_config({}, p, 256);
+  c.steps = 100, c.warmup = 10;
+  moe::group_schedule const rates = trainer::group_rates(c, p);
+  for (auto const g : moe::all_parameter_groups) {
+    bool const decays = g != parameter_group::norm && g != parameter_group::embedding;
+    CHECK(rates.at(g, 5) == moe::group_rate{g == parameter_group::unembedding ? 0.0125 : 0.025, decays ? c.weight_decay : 0});
+  }
+  test::bigram model;
+  moe::cpu const space{.threads = 1};  // no team of threads: the processes that later cases fork could not use it
+  trainer::run_memory memory(model, space, {c.batch, c.length}, true), expected(model, space, {c.batch, c.length}, true);
+  auto const fill = [&](trainer::run_memory& m) {
+    for (index_t i = 0; i < model.buffer_size(); ++i) m.weights[i] = 1, m.gradients[i] = 0.25f, m.first[i] = m.second[i] = 0;
+  };
+  fill(memory), fill(expected);
+  trainer::optimizer const optimizer(c, p, model.parameters(), model.buffer_size());
+  CHECK(optimizer.learning_rate(5) == 0.025);
+  double const norm = optimizer.norm(space, memory);
+  optimizer.update(space, memory, 5, norm);
+  for (auto const& x : model.parameters()) {
+    bool const table = x.group == parameter_group::unembedding;
+    auto const part = [&](float* all) { return moe::vec(all + x.offset, x.size); };
+    moe::adamw(space, part(expected.weights), part(expected.first), part(expected.second), part(expected.gradients), table ? 0.0125 : 0.025,
+               table ? c.weight_decay : 0, moe::clip_scale(norm, c.clip), 5);
+  }
+  CHECK(std::equal(memory.weights, memory.weights + model.buffer_size(), expected.weights));
+  CHECK(std::equal(memory.second, memory.second + model.buffer_size(), expected.second));
+  CHECK(memory.weights[0] != memory.weights[256 * 256]);
 }
 
 TEST_CASE("trainer: two trainers do not share a directory; a dry run makes none; short and missing texts are errors") {
