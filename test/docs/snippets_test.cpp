@@ -13,10 +13,13 @@
 #include <moe/nn/activation.hpp>
 #include <moe/nn/cross_entropy.hpp>
 #include <moe/nn/embedding.hpp>
+#include <moe/nn/ffn.hpp>
 #include <moe/nn/layer_norm.hpp>
 #include <moe/nn/rms_norm.hpp>
 #include <moe/optim/adamw.hpp>
 #include <moe/optim/clip.hpp>
+#include <moe/optim/group_adamw.hpp>
+#include <moe/optim/group_schedule.hpp>
 #include <moe/optim/schedule.hpp>
 #include <moe/routing/balance.hpp>
 #include <moe/routing/dispatch.hpp>
@@ -257,4 +260,21 @@ TEST_CASE("schedule: up to the peak, down to the floor") {
   CHECK(lr.at(1000) == 1e-4);
   // [/schedule]
   CHECK(lr.at(5000) == 1e-4);
+}
+
+TEST_CASE("group_schedule: half the rate for one group, and a step of a layer with it") {
+  // [group_schedule]
+  using layer = moe::nn::ffn<moe::nn::ffn_config{.d_model = 4, .d_ff = 8}>;  // or a whole model
+  moe::index_t const n = layer::parameter_count;
+  std::vector<float> w(static_cast<std::size_t>(n), 1.0f), m(w.size()), v(w.size()), g(w.size(), 0.5f);
+  auto const rates = moe::group_schedule(moe::warmup_cosine(/*peak=*/1e-3, /*warmup=*/10, /*total=*/100, /*floor=*/1e-4), /*weight_decay=*/0.1)
+                         .scaled(moe::parameter_group::ffn, 0.5)
+                         .with_weight_decay(moe::parameter_group::embedding, 0);
+  CHECK(rates.at(moe::parameter_group::attention, 10) == moe::group_rate{1e-3, 0.1});
+  CHECK(rates.at(moe::parameter_group::ffn, 10) == moe::group_rate{5e-4, 0.1});
+  auto const spans = moe::parameter_spans(moe::nn::parameters_of<layer>());  // once
+  moe::adamw_by_group(moe::cpu{}, spans, rates, moe::vec(w.data(), n), moe::vec(m.data(), n), moe::vec(v.data(), n), moe::vec(g.data(), n),
+                      /*grad_scale=*/1, /*step=*/10);
+  // [/group_schedule]
+  CHECK(w[0] == Approx(1 - 5e-4 * 0.1 - 5e-4 * (0.1 / (1 - std::pow(0.9, 10))) / std::sqrt(0.05 / (1 - std::pow(0.95, 10)))).epsilon(1e-6));
 }
