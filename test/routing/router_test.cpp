@@ -8,8 +8,8 @@ using moe::topk_config;
 using mixtral = moe::softmax_topk_router<topk_config{.k = 2, .renormalise = true}>;
 using switch_gate = moe::softmax_topk_router<topk_config{.k = 1, .renormalise = false}>;
 
-static_assert(moe::router<mixtral, moe::cpu, float> && moe::router<mixtral, moe::cpu, double> && moe::router<mixtral, moe::cpu, moe::bf16>);
-static_assert(moe::router<switch_gate, moe::cpu, float>);
+static_assert(moe::router<mixtral, test::space, float> && moe::router<mixtral, test::space, double> && moe::router<mixtral, test::space, moe::bf16>);
+static_assert(moe::router<switch_gate, test::space, float>);
 static_assert(mixtral::k == 2 && mixtral::renormalise && switch_gate::k == 1 && !switch_gate::renormalise);
 
 struct no_choice {
@@ -17,15 +17,15 @@ struct no_choice {
 };
 struct no_gradient {
   static constexpr int k = 2;
-  static void forward(moe::cpu const&, moe::matrix_view<float const>, moe::tensor<float, moe::dyn, 2>, moe::tensor<int, moe::dyn, 2>) {}
+  static void forward(test::space const&, moe::matrix_view<float const>, moe::tensor<float, moe::dyn, 2>, moe::tensor<int, moe::dyn, 2>) {}
 };
-static_assert(!moe::router<no_choice, moe::cpu, float> && !moe::router<no_gradient, moe::cpu, float> && !moe::router<mixtral, int, float>);
+static_assert(!moe::router<no_choice, test::space, float> && !moe::router<no_gradient, test::space, float> && !moe::router<mixtral, int, float>);
 
 template <topk_config C>
 void check() {
   using router = moe::softmax_topk_router<C>;
   constexpr index_t tokens = 20, experts = 9;
-  moe::cpu const space{1};
+  auto const space = test::on();
   test::array<float> logits(tokens, experts), w(tokens, C.k), w2(tokens, C.k), c(tokens, C.k), d(tokens, experts), d2(tokens, experts);
   test::array<int> e(tokens, C.k), e2(tokens, C.k);
   logits.normal(1), c.normal(2);

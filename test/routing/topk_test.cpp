@@ -46,14 +46,14 @@ double tolerance() {
 }
 
 template <topk_config C, class T>
-void run(test::array<T> const& logits, test::array<T>& weight, test::array<int>& expert, int threads = 1) {
-  moe::topk<C>(moe::cpu{threads}, logits.mat(), moe::tensor<T, dyn, C.k>(weight.mat()), moe::tensor<int, dyn, C.k>(expert.mat()));
+void run(test::array<T> const& logits, test::array<T>& weight, test::array<int>& expert, test::space const& space = test::on()) {
+  moe::topk<C>(space, logits.mat(), moe::tensor<T, dyn, C.k>(weight.mat()), moe::tensor<int, dyn, C.k>(expert.mat()));
 }
 
 template <topk_config C, class T>
 void run_backward(test::array<T> const& logits, test::array<T> const& weight, test::array<int> const& expert, test::array<T> const& d_weight,
-                  test::array<T>& d_logits, int threads = 1) {
-  moe::topk_backward<C>(moe::cpu{threads}, logits.mat(), weight.mat(), expert.mat(), d_weight.mat(), d_logits.mat());
+                  test::array<T>& d_logits, test::space const& space = test::on()) {
+  moe::topk_backward<C>(space, logits.mat(), weight.mat(), expert.mat(), d_weight.mat(), d_logits.mat());
 }
 
 template <topk_config C, class T>
@@ -104,8 +104,8 @@ TEST_CASE_TEMPLATE("topk: gates of Mixtral and of OLMoE", T, float, double) {
 }
 
 TEST_CASE_TEMPLATE("topk: agrees with a sort, forward and backward", T, float, double, bf16) {
-  for (index_t tokens : {0, 1, 5})
-    for (index_t experts : {8, 9, 15, 16, 17, 31, 33, 64, 128, 200})
+  for (index_t tokens : test::on_cuda ? std::vector<index_t>{0, 5} : std::vector<index_t>{0, 1, 5})
+    for (index_t experts : test::on_cuda ? std::vector<index_t>{8, 31, 32, 33, 65} : std::vector<index_t>{8, 9, 15, 16, 17, 31, 33, 64, 128, 200})
       for (int bound : {0, 1, 3}) {
         compare<topk_config{.k = 1, .renormalise = true}, T>(tokens, experts, bound);
         compare<topk_config{.k = 1, .renormalise = false}, T>(tokens, experts, bound);
@@ -203,24 +203,24 @@ TEST_CASE_TEMPLATE("topk: a renormalised single weight is 1 and its gradient 0",
   for (T x : d.values()) CHECK(x == T(0.0f));
 }
 
-TEST_CASE_TEMPLATE("topk: the same bits for any number of threads, alone or in a batch", T, float, double, bf16) {
-  constexpr index_t tokens = 700, experts = 37;
+TEST_CASE_TEMPLATE("topk: the same bits for every execution, alone or in a batch", T, float, double, bf16) {
+  constexpr index_t tokens = test::on_cuda ? 30 : 700, experts = 37;
   auto const check = [&]<topk_config C>() {
     test::array<T> logits(tokens, experts, experts + 2, 1), c(tokens, C.k);
     logits.normal(3), c.normal(4);
     std::vector<T> weights, gradients;
     std::vector<int> experts_of;
-    for (int threads : test::thread_counts) {
+    test::for_each_execution([&](test::space const& space, int i) {
       test::array<T> w(tokens, C.k), d(tokens, experts);
       test::array<int> e(tokens, C.k);
-      run<C>(logits, w, e, threads);
-      run_backward<C>(logits, w, e, c, d, threads);
-      if (threads == 1) weights = w.values(), gradients = d.values(), experts_of = e.values();
+      run<C>(logits, w, e, space);
+      run_backward<C>(logits, w, e, c, d, space);
+      if (i == 0) weights = w.values(), gradients = d.values(), experts_of = e.values();
       CHECK(test::same_bits(weights, w.values()));
       CHECK(test::same_bits(gradients, d.values()));
       CHECK(experts_of == e.values());
-    }
-    for (index_t t = 0; t < tokens; t += 99) {
+    });
+    for (index_t t = 0; t < tokens; t += test::on_cuda ? 13 : 99) {
       test::array<T> row(1, experts), c1(1, C.k), w(1, C.k), d(1, experts);
       test::array<int> e(1, C.k);
       std::copy_n(&logits(t), experts, row.data());
@@ -236,10 +236,68 @@ TEST_CASE_TEMPLATE("topk: the same bits for any number of threads, alone or in a
   check.template operator()<topk_config{.k = 4, .renormalise = false}>();
 }
 
+// Where the other operand is the CPU operator itself: the bits of a renormalised softmax and of its gradient do not depend on the space.
+#if defined(MOE_TEST_CUDA)
+namespace {
+/// Equal, or both NaN.
+template <class T>
+bool same_values(std::vector<T> const& a, std::vector<T> const& b) {
+  bool same = a.size() == b.size();
+  for (std::size_t i = 0; same && i < a.size(); ++i) same = a[i] == b[i] || (a[i] != a[i] && b[i] != b[i]);
+  return same;
+}
+
+template <topk_config C, moe::topk_tuning P = moe::topk_tuning{}, class T>
+void check_against_cpu(test::array<T> const& logits, test::space const& space, index_t stride = 0, index_t offset = 0) {
+  index_t const tokens = logits.rows(), experts = logits.columns();
+  test::array<T> w(tokens, C.k), v(tokens, C.k, stride, offset), c(tokens, C.k), d_w(tokens, experts), d_v(tokens, experts, experts + offset, offset);
+  test::array<int> e(tokens, C.k), f(tokens, C.k, stride, offset);
+  moe::topk<C>(moe::cpu{}, logits.mat(), moe::tensor<T, dyn, C.k>(w.mat()), moe::tensor<int, dyn, C.k>(e.mat()));
+  moe::topk<C, P>(space, logits.mat(), moe::tensor<T, dyn, C.k>(v.mat()), moe::tensor<int, dyn, C.k>(f.mat()));
+  CHECK(e.values() == f.values());
+  CHECK(same_values(w.values(), v.values()));
+  c.normal(3);
+  moe::topk_backward<C>(moe::cpu{}, logits.mat(), w.mat(), e.mat(), c.mat(), d_w.mat());
+  moe::topk_backward<C>(space, logits.mat(), w.mat(), e.mat(), c.mat(), d_v.mat());
+  CHECK(same_values(d_w.values(), d_v.values()));
+}
+}  // namespace
+
+TEST_CASE_TEMPLATE("topk: renormalised, the bits of the CPU, for every execution, tuning and stride", T, float, double, bf16) {
+  constexpr topk_config one{.k = 1}, three{.k = 3}, many{.k = 40};
+  T const inf = T(std::numeric_limits<float>::infinity()), nan = test::quiet_nan<T>(), zero = T(0.0f), minus_zero = T(-0.0f),
+          minus_nan = T(-std::numeric_limits<float>::quiet_NaN());
+  T const values[] = {zero, minus_zero, T(1.0f), T(1.0f), T(-2.0f), inf, T(-std::numeric_limits<float>::infinity()), nan, minus_nan};
+  test::array<T> few(40, 35);
+  for (index_t t = 0; t < 40; ++t)  // rows of few distinct values; the first ones are all equal
+    for (index_t e = 0; e < 35; ++e) few(t, e) = values[t < 9 ? t : (e * (t + 1) + t * t) % (t < 20 ? 5 : 9)];
+  test::for_each_execution([&](test::space const& space, int i) {
+    check_against_cpu<three>(few, space);
+    index_t const sizes[] = {3, 31, 32, 33, 65};
+    test::array<T> logits(i % 2 == 0 ? 9 : 5, sizes[i % 5], sizes[i % 5] + 3, 1);
+    logits.normal(static_cast<std::uint64_t>(i), 3.0);
+    check_against_cpu<one>(logits, space, 5, 1);
+    check_against_cpu<three, moe::topk_tuning{.warps = 1}>(logits, space, 7, 3);
+    if (sizes[i % 5] >= 40) check_against_cpu<many>(logits, space);
+  });
+}
+
+TEST_CASE("topk_backward: an expert out of range, which cannot be checked, is skipped") {
+  test::array<float> logits(1, 3), w(1, 2), c(1, 2), d(1, 3);
+  test::array<int> e({3, 1}, 1, 2);
+  logits.normal(1), w.fill(0.5f), c.normal(2);
+  for (int id : {3, -1, std::numeric_limits<int>::min()}) {
+    e(0, 0) = id;
+    run_backward<topk_config{.k = 2}>(logits, w, e, c, d);
+    CHECK((d(0, 0) == 0 && d(0, 2) == 0));
+  }
+}
+#endif
+
 TEST_CASE("topk: wrong arguments") {
   using test::contains;
   using test::error_of;
-  moe::cpu const space{1};
+  auto const space = test::on();
   test::array<float> logits(3, 4), few(3, 1), w(3, 2), w2(2, 2), d(3, 4), d2(3, 5);
   test::array<int> e(3, 2), e2(2, 2);
   logits.fill(0), w.fill(0);
@@ -260,6 +318,7 @@ TEST_CASE("topk: wrong arguments") {
   CHECK(contains(backward(w, e2, w, d.mat()), "topk_backward: expert has 2 rows"));
   CHECK(contains(backward(w, e, w2, d.mat()), "topk_backward: d_weight has 2 rows, logits has 3"));
   CHECK(contains(backward(w, e, w, d2.mat()), "topk_backward: d_logits is [3, 5], logits is [3, 4]"));
+  if constexpr (test::on_cuda) return;  // no look at device memory
   e(2, 1) = 4;
   CHECK(contains(backward(w, e, w, d.mat()), "topk_backward: expert[2, 1] = 4, needs to be in [0, 4)"));
   e(2, 1) = -1;

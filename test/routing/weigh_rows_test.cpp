@@ -32,7 +32,8 @@ T product(T a, T b) {
 }
 }  // namespace
 
-TEST_CASE_TEMPLATE("weigh_rows: integers give the sums of the definition, rows without a slot stay, choices without a row are 0", T, float, double, bf16) {
+TEST_CASE_TEMPLATE("weigh_rows: integers give the sums of the definition, rows without a slot stay, choices without a row are 0", T, float, double,
+                   bf16) {
   test::for_each_execution([](test::space const& s, int i) {
     for (index_t width : {1, 3, 8, 31, 64, 257})
       for (index_t kept : {0, 1, 10}) {  // 10 of 10, of 15 with k = 3: 7 and 15 have no common factor, nor have 7 and 10
@@ -58,7 +59,8 @@ TEST_CASE_TEMPLATE("weigh_rows: integers give the sums of the definition, rows w
   });
 }
 
-TEST_CASE_TEMPLATE("weigh_rows: within rounding of the sum in double; the same bits for every execution, alignment and company", T, float, double, bf16) {
+TEST_CASE_TEMPLATE("weigh_rows: within rounding of the sum in double; the same bits for every execution, alignment and company", T, float, double,
+                   bf16) {
   index_t const tokens = test::on_cuda ? 9 : 100, k = 3, width = 203, slots = tokens * k;
   std::vector<T> first_h, first_d_weight;
   test::for_each_execution([&](test::space const& s, int i) {

@@ -33,10 +33,13 @@ vector_view<accumulator<T>> take_excess(arena& memory, index_t experts) {
   return memory.vec<accumulator<T>>(balance_scratch<T>::padded(experts));
 }
 
-inline void check_balance(char const* who, index_t tokens, index_t experts, in<index_t, dyn> counts, int k) {
+/// What both spaces check; the counts themselves are data.
+inline void check_balance(char const* who, index_t experts, in<index_t, dyn> counts, int k) {
   expects(counts.extent<0>() == experts, errc::shape_mismatch, who, ": counts has ", counts.extent<0>(), " entries, logits has ", experts,
           " experts");
   expects(k >= 1 && k <= experts, errc::bad_argument, who, ": k = ", k, " of ", experts, " experts");
+}
+inline void check_counts(char const* who, index_t tokens, index_t experts, in<index_t, dyn> counts, int k) {
   index_t sum = 0;
   for (index_t e = 0; e < experts; ++e) {
     expects(counts(e) >= 0, errc::bad_argument, who, ": counts[", e, "] is ", counts(e));
@@ -44,6 +47,28 @@ inline void check_balance(char const* who, index_t tokens, index_t experts, in<i
   }
   expects(sum == tokens * k, errc::bad_argument, who, ": counts add up to ", sum, ", ", tokens, " tokens of ", k, " choices need ", tokens * k,
           " (counts are taken before capacity)");
+}
+
+inline void check_balance_gradient(index_t tokens, index_t experts, auto const& d_logits) {
+  expects(d_logits.template extent<0>() == tokens && d_logits.template extent<1>() == experts, errc::shape_mismatch,
+          "balance_losses_backward: d_logits is [", d_logits.template extent<0>(), ", ", d_logits.template extent<1>(), "], logits is [", tokens,
+          ", ", experts, "]");
+}
+
+/// What the sums are multiplied by: the loss is balance * sum_e counts[e] sum_t p_t,e, and z * sum_t lse_t^2; its gradient has `excess` and `shift`.
+struct balance_factors {
+  double balance = 0, z = 0, excess = 0, shift = 0;
+  balance_factors(index_t tokens, index_t experts, int k, balance_config config, double scale) {
+    if (tokens == 0) return;
+    double const n = static_cast<double>(tokens);
+    balance = config.balance * static_cast<double>(experts) / (k * n * n), z = config.z / n;
+    excess = scale * config.balance / (k * n * n), shift = scale * 2 * config.z / n;
+  }
+};
+/// The load of an expert enters the gradient as its excess over the mean, in whole numbers: as sum p = 1 this is the same gradient, and it cancels
+/// nothing.
+MOE_HD inline double scaled_excess(double factor, index_t tokens, index_t experts, int k, index_t count) {
+  return factor * static_cast<double>(experts * count - k * tokens);
 }
 
 /// probability[e] += softmax(row)[e]; returns logsumexp(row).
@@ -112,7 +137,8 @@ template <class T>
 void balance_losses(cpu const& space, in<T, dyn, dyn> logits, in<index_t, dyn> counts, int k, balance_config config, tensor<double, 2> losses,
                     arena& scratch) {
   index_t const tokens = logits.template extent<0>(), experts = logits.template extent<1>();
-  detail::check_balance("balance_losses", tokens, experts, counts, k);
+  detail::check_balance("balance_losses", experts, counts, k);
+  detail::check_counts("balance_losses", tokens, experts, counts, k);
   losses(0) = losses(1) = 0;
   if (tokens == 0) return;
   arena::scope const scope(scratch);
@@ -134,9 +160,9 @@ void balance_losses(cpu const& space, in<T, dyn, dyn> logits, in<index_t, dyn> c
     balance = madd(static_cast<double>(counts(e)), probability, balance);
   }
   for (index_t c = 0; c < partial.chunks(tokens); ++c) z += partial.z(c);
-  double const n = static_cast<double>(tokens);
-  losses(0) = config.balance * static_cast<double>(experts) / (k * n * n) * balance;
-  losses(1) = config.z / n * z;
+  detail::balance_factors const factor(tokens, experts, k, config, 1);
+  losses(0) = factor.balance * balance;
+  losses(1) = factor.z * z;
 }
 
 /// Adds the gradient of scale * (balance + z), counts held fixed:
@@ -156,20 +182,18 @@ void balance_losses_backward(cpu const& space, in<T, dyn, dyn> logits, in<index_
                              std::type_identity_t<accumulator<T>> scale, tensor<T, R, E> const& d_logits, arena& scratch) {
   using A = accumulator<T>;
   index_t const tokens = logits.template extent<0>(), experts = logits.template extent<1>();
-  detail::check_balance("balance_losses_backward", tokens, experts, counts, k);
-  expects(d_logits.template extent<0>() == tokens && d_logits.template extent<1>() == experts, errc::shape_mismatch,
-          "balance_losses_backward: d_logits is [", d_logits.template extent<0>(), ", ", d_logits.template extent<1>(), "], logits is [", tokens,
-          ", ", experts, "]");
+  detail::check_balance("balance_losses_backward", experts, counts, k);
+  detail::check_counts("balance_losses_backward", tokens, experts, counts, k);
+  detail::check_balance_gradient(tokens, experts, d_logits);
   if (tokens == 0) return;
   arena::scope const scope(scratch);
   auto const excess = detail::take_excess<T>(scratch, experts);
-  double const n = static_cast<double>(tokens), s = static_cast<double>(scale);
-  double const a = s * config.balance / (k * n * n), b = s * 2 * config.z / n;
-  // The load enters as its excess over the mean, in whole numbers: as sum p = 1 this is the same gradient, and it cancels nothing.
+  detail::balance_factors const factor(tokens, experts, k, config, static_cast<double>(scale));
   std::fill_n(excess.data(), excess.size(), A(0));
-  for (index_t e = 0; e < experts; ++e) excess(e) = static_cast<A>(a * static_cast<double>(experts * counts(e) - k * tokens));
-  parallel_for(space, tokens, 10.0 * static_cast<double>(experts),
-               [&](index_t t) { detail::add_balance_gradient(logits.row(t), experts, excess.data(), static_cast<A>(b), d_logits.row(t)); });
+  for (index_t e = 0; e < experts; ++e) excess(e) = static_cast<A>(detail::scaled_excess(factor.excess, tokens, experts, k, counts(e)));
+  parallel_for(space, tokens, 10.0 * static_cast<double>(experts), [&](index_t t) {
+    detail::add_balance_gradient(logits.row(t), experts, excess.data(), static_cast<A>(factor.shift), d_logits.row(t));
+  });
 }
 
 }  // namespace moe::inline MOE_ISA

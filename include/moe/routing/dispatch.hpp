@@ -11,7 +11,7 @@
 namespace moe::inline MOE_ISA {
 
 /// Where each choice of a batch goes. Choice t k + j (a "slot") is the j-th expert of token t; kept choices become rows, sorted by expert, then by
-/// slot.
+/// slot. How many rows there are stands in the memory of the space; code that runs in any space takes slots(), the most that there can be.
 struct dispatch_plan {
   vector_view<index_t> counts;   ///< [experts]      choices of each expert before capacity
   vector_view<index_t> offsets;  ///< [experts + 1]  rows of expert e are [offsets[e], offsets[e + 1])
@@ -22,8 +22,8 @@ struct dispatch_plan {
 
   index_t experts() const { return counts.extent<0>(); }
   index_t slots() const { return position.extent<0>(); }
-  index_t rows() const { return offsets(experts()); }        ///< choices kept
-  index_t dropped() const { return slots() - rows(); }       ///< choices beyond capacity
+  index_t rows() const { return offsets(experts()); }   ///< choices kept. Reads the plan: only where the host reaches its memory, after space.wait()
+  index_t dropped() const { return slots() - rows(); }  ///< choices beyond capacity. As rows()
 
   /// Views for so many choices, not initialised. On a measuring arena: counts the bytes.
   static dispatch_plan take(arena& memory, index_t tokens, index_t k, index_t experts) {
@@ -57,6 +57,14 @@ inline void check_plan(char const* who, dispatch_plan const& plan, index_t slots
 inline void check_choices(char const* who, dispatch_plan const& plan, index_t tokens, index_t k) {
   expects(k == plan.k, errc::shape_mismatch, who, ": plan is for ", plan.k, " choices per token, there are ", k);
   check_plan(who, plan, tokens * k);
+}
+
+inline void check_dispatch(in<int, dyn, dyn> expert, index_t capacity, dispatch_plan const& plan) {
+  index_t const tokens = expert.extent<0>(), k = expert.extent<1>();
+  expects(tokens * k <= INT_MAX, errc::bad_argument, "make_dispatch: ", tokens, " tokens of ", k, " choices, at most ", INT_MAX,
+          " choices can be numbered");
+  expects(capacity >= 0, errc::bad_argument, "make_dispatch: capacity is ", capacity, ", needs to be positive, or 0 for no limit");
+  check_plan("make_dispatch", plan, tokens * k);
 }
 
 /// Turns the counts of each chunk into the row at which the chunk's first choice of each expert goes; fills counts and offsets.
@@ -94,10 +102,7 @@ inline std::size_t make_dispatch_scratch_bytes(cpu const& /*space*/, index_t tok
 /// Source  Gale et al. 2022, MegaBlocks, arXiv:2211.15841.
 inline void make_dispatch(cpu const& space, in<int, dyn, dyn> expert, index_t capacity, dispatch_plan const& plan, arena& scratch) {
   index_t const tokens = expert.extent<0>(), k = expert.extent<1>(), slots = tokens * k, experts = plan.experts();
-  expects(slots <= INT_MAX, errc::bad_argument, "make_dispatch: ", tokens, " tokens of ", k, " choices, at most ", INT_MAX,
-          " choices can be numbered");
-  expects(capacity >= 0, errc::bad_argument, "make_dispatch: capacity is ", capacity, ", needs to be positive, or 0 for no limit");
-  detail::check_plan("make_dispatch", plan, slots);
+  detail::check_dispatch(expert, capacity, plan);
   detail::check_expert_ids("make_dispatch", expert, experts);
   arena::scope const scope(scratch);
   auto const histogram = detail::dispatch_scratch(scratch, tokens, experts).histogram;
@@ -126,9 +131,38 @@ inline void make_dispatch(cpu const& space, in<int, dyn, dyn> expert, index_t ca
 }
 
 namespace detail {
-inline void check_rows(char const* who, char const* name, dispatch_plan const& plan, index_t have, index_t columns, index_t needed_columns) {
-  expects(have >= plan.rows(), errc::shape_mismatch, who, ": ", name, " has ", have, " rows, the plan has ", plan.rows());
+inline void check_rows(char const* who, char const* name, index_t rows, index_t have, index_t columns, index_t needed_columns) {
+  expects(have >= rows, errc::shape_mismatch, who, ": ", name, " has ", have, " rows, the plan has ", rows);
   expects(columns == needed_columns, errc::shape_mismatch, who, ": ", name, " has ", columns, " columns, needs ", needed_columns);
+}
+
+// What both spaces check. `rows`: those of the plan, as far as the space can know them without looking into its memory.
+inline void check_dispatched(dispatch_plan const& plan, index_t rows, auto const& x, auto const& xs) {
+  index_t const tokens = x.template extent<0>();
+  expects(plan.slots() == tokens * plan.k, errc::shape_mismatch, "dispatch: plan is for ", plan.slots(), " choices, x has ", tokens, " tokens");
+  check_choices("dispatch", plan, tokens, plan.k);
+  check_rows("dispatch", "xs", rows, xs.template extent<0>(), xs.template extent<1>(), x.template extent<1>());
+}
+inline void check_dispatch_backward(dispatch_plan const& plan, index_t rows, index_t k, auto const& d_xs, auto const& d_x) {
+  check_choices("dispatch_backward", plan, d_x.template extent<0>(), k);
+  check_rows("dispatch_backward", "d_xs", rows, d_xs.template extent<0>(), d_xs.template extent<1>(), d_x.template extent<1>());
+}
+inline void check_combine(dispatch_plan const& plan, index_t rows, auto const& ys, auto const& weight, auto const& y) {
+  index_t const tokens = y.template extent<0>();
+  expects(weight.template extent<0>() == tokens, errc::shape_mismatch, "combine: weight has ", weight.template extent<0>(), " rows, y has ", tokens);
+  check_choices("combine", plan, tokens, weight.template extent<1>());
+  check_rows("combine", "ys", rows, ys.template extent<0>(), ys.template extent<1>(), y.template extent<1>());
+}
+inline void check_combine_backward(dispatch_plan const& plan, index_t rows, auto const& d_y, auto const& ys, auto const& weight, auto const& d_ys,
+                                   auto const& d_weight) {
+  index_t const tokens = d_y.template extent<0>(), d = d_y.template extent<1>(), k = weight.template extent<1>();
+  expects(weight.template extent<0>() == tokens, errc::shape_mismatch, "combine_backward: weight has ", weight.template extent<0>(),
+          " rows, d_y has ", tokens);
+  expects(d_weight.template extent<0>() == tokens && d_weight.template extent<1>() == k, errc::shape_mismatch, "combine_backward: d_weight is [",
+          d_weight.template extent<0>(), ", ", d_weight.template extent<1>(), "], weight is [", tokens, ", ", k, "]");
+  check_choices("combine_backward", plan, tokens, k);
+  check_rows("combine_backward", "ys", rows, ys.template extent<0>(), ys.template extent<1>(), d);
+  check_rows("combine_backward", "d_ys", rows, d_ys.template extent<0>(), d_ys.template extent<1>(), d);
 }
 
 /// y[t] = sum_j weight(t, j) x[position[t k + j]], j ascending, dropped choices left out.
@@ -171,10 +205,8 @@ void sum_choices(cpu const& space, tensor<T const, dyn, dyn> x, dispatch_plan co
 /// Cost    copies plan.rows() * d elements. What grouped_gemm's `gather` argument does without the copy.
 template <class T, index_t R, index_t D>
 void dispatch(cpu const& space, in<T, dyn, dyn> x, dispatch_plan const& plan, tensor<T, R, D> const& xs) {
-  index_t const tokens = x.template extent<0>(), d = x.template extent<1>();
-  expects(plan.slots() == tokens * plan.k, errc::shape_mismatch, "dispatch: plan is for ", plan.slots(), " choices, x has ", tokens, " tokens");
-  detail::check_choices("dispatch", plan, tokens, plan.k);
-  detail::check_rows("dispatch", "xs", plan, xs.template extent<0>(), xs.template extent<1>(), d);
+  index_t const d = x.template extent<1>();
+  detail::check_dispatched(plan, plan.rows(), x, xs);
   parallel_for(space, plan.rows(), static_cast<double>(d), [&](index_t r) { std::copy_n(x.row(plan.token(r)), d, xs.row(r)); });
 }
 
@@ -188,8 +220,7 @@ void dispatch(cpu const& space, in<T, dyn, dyn> x, dispatch_plan const& plan, te
 /// Order   j ascending from 0, in accumulator<T>, rounded once.
 template <class T, index_t R, index_t D>
 void dispatch_backward(cpu const& space, in<T, dyn, dyn> d_xs, dispatch_plan const& plan, index_t k, tensor<T, R, D> const& d_x) {
-  detail::check_choices("dispatch_backward", plan, d_x.template extent<0>(), k);
-  detail::check_rows("dispatch_backward", "d_xs", plan, d_xs.template extent<0>(), d_xs.template extent<1>(), d_x.template extent<1>());
+  detail::check_dispatch_backward(plan, plan.rows(), k, d_xs, d_x);
   detail::sum_choices<T>(space, d_xs, plan, k, d_x, [](index_t, index_t) { return accumulator<T>(1); });
 }
 
@@ -206,11 +237,8 @@ void dispatch_backward(cpu const& space, in<T, dyn, dyn> d_xs, dispatch_plan con
 /// Cost    2 plan.rows() d flops; reads each row once.
 template <class T, index_t R, index_t D>
 void combine(cpu const& space, in<T, dyn, dyn> ys, in<T, dyn, dyn> weight, dispatch_plan const& plan, tensor<T, R, D> const& y) {
-  index_t const tokens = y.template extent<0>(), k = weight.template extent<1>();
-  expects(weight.template extent<0>() == tokens, errc::shape_mismatch, "combine: weight has ", weight.template extent<0>(), " rows, y has ", tokens);
-  detail::check_choices("combine", plan, tokens, k);
-  detail::check_rows("combine", "ys", plan, ys.template extent<0>(), ys.template extent<1>(), y.template extent<1>());
-  detail::sum_choices<T>(space, ys, plan, k, y, [&](index_t t, index_t j) { return accumulator<T>(weight(t, j)); });
+  detail::check_combine(plan, plan.rows(), ys, weight, y);
+  detail::sum_choices<T>(space, ys, plan, plan.k, y, [&](index_t t, index_t j) { return accumulator<T>(weight(t, j)); });
 }
 
 /// Gradient of combine, with r = position[t k + j]:
@@ -231,13 +259,7 @@ void combine_backward(cpu const& space, in<T, dyn, dyn> d_y, in<T, dyn, dyn> ys,
   using A = accumulator<T>;
   using V = simd<A>;
   index_t const tokens = d_y.template extent<0>(), d = d_y.template extent<1>(), k = weight.template extent<1>();
-  expects(weight.template extent<0>() == tokens, errc::shape_mismatch, "combine_backward: weight has ", weight.template extent<0>(),
-          " rows, d_y has ", tokens);
-  expects(d_weight.template extent<0>() == tokens && d_weight.template extent<1>() == k, errc::shape_mismatch, "combine_backward: d_weight is [",
-          d_weight.template extent<0>(), ", ", d_weight.template extent<1>(), "], weight is [", tokens, ", ", k, "]");
-  detail::check_choices("combine_backward", plan, tokens, k);
-  detail::check_rows("combine_backward", "ys", plan, ys.template extent<0>(), ys.template extent<1>(), d);
-  detail::check_rows("combine_backward", "d_ys", plan, d_ys.template extent<0>(), d_ys.template extent<1>(), d);
+  detail::check_combine_backward(plan, plan.rows(), d_y, ys, weight, d_ys, d_weight);
   parallel_for(space, tokens, static_cast<double>(3 * k * d), [&](index_t t) {
     T const* g = d_y.row(t);
     for (index_t j = 0; j < k; ++j) {

@@ -129,6 +129,16 @@ void topk(cpu const& space, in<T, dyn, dyn> logits, tensor<T, dyn, C.k> weight, 
 }
 
 namespace detail {
+template <topk_config C>
+void check_topk_backward(auto const& logits, auto const& weight, auto const& expert, auto const& d_weight, auto const& d_logits) {
+  check_topk<C>("topk_backward", logits, weight, expert);
+  index_t const tokens = logits.template extent<0>(), experts = logits.template extent<1>();
+  expects(d_weight.template extent<0>() == tokens, errc::shape_mismatch, "topk_backward: d_weight has ", d_weight.template extent<0>(),
+          " rows, logits has ", tokens);
+  expects(d_logits.template extent<0>() == tokens && d_logits.template extent<1>() == experts, errc::shape_mismatch, "topk_backward: d_logits is [",
+          d_logits.template extent<0>(), ", ", d_logits.template extent<1>(), "], logits is [", tokens, ", ", experts, "]");
+}
+
 /// Throws if a row names an expert twice: the gradient of its logit would be one of two values.
 template <int K>
 void check_distinct(char const* who, tensor<int const, dyn, K> expert) {
@@ -169,12 +179,8 @@ template <topk_config C = topk_config{}, class T, index_t R, index_t E>
 void topk_backward(cpu const& space, in<T, dyn, dyn> logits, in<T, dyn, C.k> weight, in<int, dyn, C.k> expert, in<T, dyn, C.k> d_weight,
                    tensor<T, R, E> const& d_logits) {
   using A = accumulator<T>;
-  detail::check_topk<C>("topk_backward", logits, weight, expert);
+  detail::check_topk_backward<C>(logits, weight, expert, d_weight, d_logits);
   index_t const tokens = logits.template extent<0>(), experts = logits.template extent<1>();
-  expects(d_weight.template extent<0>() == tokens, errc::shape_mismatch, "topk_backward: d_weight has ", d_weight.template extent<0>(),
-          " rows, logits has ", tokens);
-  expects(d_logits.template extent<0>() == tokens && d_logits.template extent<1>() == experts, errc::shape_mismatch, "topk_backward: d_logits is [",
-          d_logits.template extent<0>(), ", ", d_logits.template extent<1>(), "], logits is [", tokens, ", ", experts, "]");
   detail::check_expert_ids("topk_backward", expert, experts);
   detail::check_distinct<C.k>("topk_backward", expert);
   parallel_for(space, tokens, static_cast<double>(experts) * (C.renormalise ? 0.25 : 8.0), [&](index_t t) {

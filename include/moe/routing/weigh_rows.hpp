@@ -16,12 +16,12 @@ inline void check_weigh_rows(in<int, dyn> slot, auto const& weight, auto const& 
 }
 }  // namespace detail
 
-/// Gradient of the combine weights where the experts' outputs were not kept: their hidden units h, and d_h, the gradient of h as if every weight were 1,
-/// say the same, since the output is linear in h. Row r belongs to choice slot[r] = t k + j:
+/// Gradient of the combine weights where the experts' outputs were not kept: their hidden units h, and d_h, the gradient of h as if every weight were
+/// 1, say the same, since the output is linear in h. Row r belongs to choice slot[r] = t k + j:
 ///   d_weight[t, j] = sum_c d_h[r, c] h[r, c],  exactly 0 for a choice without a row;  then  h[r] *= weight[t, j],  d_h[r] *= weight[t, j]
 /// After it h is what the gradient of the output matrix needs, and d_h is the gradient of h.
 ///
-///   slot      [>= rows]      in      slot of a dispatch plan: distinct, in [0, tokens k), or -1 for a row that is skipped, all its elements untouched
+///   slot      [>= rows]      in      slot of a dispatch plan: distinct, in [0, tokens k), or -1 for a row that is skipped and not touched
 ///   weight    [tokens, k]    in
 ///   h, d_h    [rows, width]  in out  must not overlap
 ///   d_weight  [tokens, k]    out

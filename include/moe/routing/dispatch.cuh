@@ -1,0 +1,178 @@
+#pragma once
+#include <moe/core/detail/counting_sort.cuh>
+#include <moe/core/vectors.cuh>
+#include <moe/routing/dispatch.hpp>
+
+// The CUDA overloads of dispatch.hpp, with all views in device memory; asynchronous on `space.stream`.
+//
+// None of them reads the plan on the host, so none knows how many choices were kept: `rows` in their contracts is plan.slots(), and so many rows need
+// xs, ys and their gradients. Rows behind the last are not touched here either.
+namespace moe::inline MOE_ISA {
+
+namespace detail {
+
+/// How many choices of each expert are in front of a chunk of tokens.
+struct cuda_dispatch_scratch {
+  static constexpr index_t chunk = 64;  ///< tokens: a block ranks their choices, k tiles of 64 at most
+  matrix_view<int> count;               ///< [chunks, experts]
+  cuda_dispatch_scratch(arena& memory, index_t tokens, index_t experts) : count(memory.mat<int>((tokens + chunk - 1) / chunk, experts)) {}
+};
+
+struct expert_of_slot {
+  tensor<int const, dyn, dyn> expert;
+  __device__ index_t operator()(index_t slot) const {
+    int const s = static_cast<int>(slot), k = static_cast<int>(expert.template extent<1>());
+    return expert.row(s / k)[s % k];
+  }
+};
+
+/// Turns the rank of each choice among those of its chunk and expert, which stands in `position`, into its row.
+struct place_choice {
+  tensor<int const, dyn, dyn> expert, count;
+  tensor<index_t const, dyn> offsets;
+  tensor<int, dyn> token, slot, position;
+  index_t capacity;  ///< 0: none
+  __device__ void operator()(index_t t, index_t j) const {
+    index_t const s = t * expert.template extent<1>() + j, experts = count.template extent<1>();
+    if (s >= offsets(experts)) token(s) = slot(s) = -1;  // as a row, s is behind the last one
+    int const rank = position(s);
+    int row = -1;
+    if (rank >= 0) {
+      int const e = expert(t, j);
+      index_t const place = index_t{count(t / cuda_dispatch_scratch::chunk, e)} + rank;
+      if (capacity == 0 || place < capacity) row = static_cast<int>(offsets(e) + place);
+    }
+    position(s) = row;
+    if (row >= 0) token(row) = static_cast<int>(t), slot(row) = static_cast<int>(s);
+  }
+};
+}  // namespace detail
+
+/// Bytes of scratch for make_dispatch: four for each 64 logits.
+inline std::size_t make_dispatch_scratch_bytes(cuda const& /*space*/, index_t tokens, index_t experts) {
+  arena measure;
+  detail::cuda_dispatch_scratch(measure, tokens, experts);
+  return measure.peak();
+}
+
+/// The contract of make_dispatch(cpu).
+///
+/// Edges   ids are not checked: a choice outside [0, experts) is dropped and counted nowhere, so that counts add up to less.
+/// Cost    four kernels; each choice is compared with 255 others.
+inline void make_dispatch(cuda const& space, in<int, dyn, dyn> expert, index_t capacity, dispatch_plan const& plan, arena& scratch) {
+  char const* const name = "make_dispatch";
+  index_t const tokens = expert.extent<0>(), k = expert.extent<1>();
+  detail::check_dispatch(expert, capacity, plan);
+  arena::scope const scope(scratch);
+  auto const count = detail::cuda_dispatch_scratch(scratch, tokens, plan.experts()).count;
+  detail::rank_by_key(name, space, tokens * k, detail::cuda_dispatch_scratch::chunk * k, detail::expert_of_slot{expert}, plan.position.data(), count,
+                      plan.counts);
+  detail::offsets_of_keys(name, space, plan.counts, capacity > 0 ? capacity : INT_MAX, plan.offsets);
+  for_each_element(name, space, tokens, k, detail::place_choice{expert, count, plan.offsets, plan.token, plan.slot, plan.position, capacity});
+}
+
+namespace detail {
+
+/// Column c of the launch is the c-th group of 16 bytes.
+template <class T>
+struct gather_row {
+  tensor<T const, dyn, dyn> x;
+  tensor<int const, dyn> token;
+  tensor<T, dyn, dyn> xs;
+  __device__ void operator()(index_t r, index_t c) const {
+    index_t const t = token(r), at = c * pack_size<T>, left = x.template extent<1>() - at;
+    if (t >= 0 && t < x.template extent<0>()) store_vector(xs.row(r) + at, load_vector(x.row(t) + at, left), left);
+  }
+};
+
+/// y[t] = sum_j weight(t, j) x[position[t k + j]] in 16 bytes of a row, without weights if `weight` is empty.
+template <bool Weighted, class T>
+struct sum_of_choices {
+  tensor<T const, dyn, dyn> x, weight;
+  tensor<int const, dyn> position;
+  tensor<T, dyn, dyn> y;
+  int k;
+  __device__ void operator()(index_t t, index_t c) const {
+    using A = accumulator<T>;
+    constexpr int size = pack_size<T>;
+    index_t const at = c * size, left = y.template extent<1>() - at;
+    pack<A, size> sum{};
+#pragma unroll 4
+    for (int j = 0; j < k; ++j) {
+      index_t const r = position(t * k + j);
+      if (r < 0 || r >= x.template extent<0>()) continue;
+      A w = 1;
+      if constexpr (Weighted) w = static_cast<A>(weight(t, j));
+      auto const part = load_pack<size>(x.row(r) + at, left);
+#pragma unroll
+      for (int i = 0; i < size; ++i) sum.v[i] = madd(w, part.v[i], sum.v[i]);
+    }
+    store_pack(y.row(t) + at, sum, left);
+  }
+};
+
+/// One warp per choice.
+template <class T>
+struct choice_gradient {
+  tensor<T const, dyn, dyn> d_y, ys, weight;
+  tensor<int const, dyn> position;
+  tensor<T, dyn, dyn> d_ys, d_weight;
+  __device__ void operator()(index_t s, int lane) const {
+    using A = accumulator<T>;
+    constexpr int size = pack_size<T>;
+    int const k = static_cast<int>(weight.template extent<1>()), t = static_cast<int>(s) / k, j = static_cast<int>(s) % k;
+    index_t const r = position(s), d = d_y.template extent<1>();
+    A dot = 0;
+    if (r >= 0 && r < ys.template extent<0>() && r < d_ys.template extent<0>()) {
+      A const w = static_cast<A>(weight(t, j));
+      for (index_t c = lane * size; c < d; c += lanes * size) {
+        auto g = load_pack<size>(d_y.row(t) + c, d - c);
+        auto const y = load_pack<size>(ys.row(r) + c, d - c);
+#pragma unroll
+        for (int i = 0; i < size; ++i) {
+          dot = madd(g.v[i], y.v[i], dot);
+          g.v[i] *= w;
+        }
+        store_pack(d_ys.row(r) + c, g, d - c);
+      }
+    }
+    dot = warp_sum(dot);
+    if (lane == 0) d_weight(t, j) = T(dot);
+  }
+};
+}  // namespace detail
+
+/// The contract of dispatch(cpu). Tokens of the plan that x has not are skipped.
+template <class T, index_t R, index_t D>
+void dispatch(cuda const& space, in<T, dyn, dyn> x, dispatch_plan const& plan, tensor<T, R, D> const& xs) {
+  detail::check_dispatched(plan, plan.slots(), x, xs);
+  for_each_element("dispatch", space, plan.slots(), detail::packs<T>(x.template extent<1>()), detail::gather_row<T>{x, plan.token, xs});
+}
+
+/// The contract of dispatch_backward(cpu), and its bits. Rows of the plan that d_xs has not count as dropped.
+template <class T, index_t R, index_t D>
+void dispatch_backward(cuda const& space, in<T, dyn, dyn> d_xs, dispatch_plan const& plan, index_t k, tensor<T, R, D> const& d_x) {
+  detail::check_dispatch_backward(plan, plan.slots(), k, d_xs, d_x);
+  for_each_element("dispatch_backward", space, d_x.rows(), detail::packs<T>(d_x.template extent<1>()),
+                   detail::sum_of_choices<false, T>{d_xs, {}, plan.position, d_x, static_cast<int>(k)});
+}
+
+/// The contract of combine(cpu), and its bits where the CPU has fused multiply-adds. Rows of the plan that ys has not count as dropped.
+template <class T, index_t R, index_t D>
+void combine(cuda const& space, in<T, dyn, dyn> ys, in<T, dyn, dyn> weight, dispatch_plan const& plan, tensor<T, R, D> const& y) {
+  detail::check_combine(plan, plan.slots(), ys, weight, y);
+  for_each_element("combine", space, y.rows(), detail::packs<T>(y.template extent<1>()),
+                   detail::sum_of_choices<true, T>{ys, weight, plan.position, y, static_cast<int>(plan.k)});
+}
+
+/// The contract of combine_backward(cpu). Rows of the plan that ys or d_ys has not count as dropped.
+///
+/// Order   d_weight: a lane of a warp takes 16 bytes of every 512, one chain of madd over ascending columns, then a tree of halves.
+template <class T, index_t R, index_t D, index_t W, index_t K>
+void combine_backward(cuda const& space, in<T, dyn, dyn> d_y, in<T, dyn, dyn> ys, in<T, dyn, dyn> weight, dispatch_plan const& plan,
+                      tensor<T, R, D> const& d_ys, tensor<T, W, K> const& d_weight) {
+  detail::check_combine_backward(plan, plan.slots(), d_y, ys, weight, d_ys, d_weight);
+  for_each_row("combine_backward", space, plan.slots(), detail::choice_gradient<T>{d_y, ys, weight, plan.position, d_ys, d_weight});
+}
+
+}  // namespace moe::inline MOE_ISA
