@@ -1,6 +1,7 @@
 // Every function of core/ptx.cuh in a small kernel, for the build check: ptxas must accept each instruction.
 #include <moe/core/launch.cuh>
 #include <moe/core/ptx.cuh>
+#include <moe/core/tensor_map.cuh>
 
 namespace {
 
@@ -100,8 +101,10 @@ void start_product(CUtensorMap const& map, float* p) {
 
 }  // namespace
 
-void instantiate(CUtensorMap const& map) {
+void instantiate(bf16 const* x, double const* y) {
   float *const to = nullptr, *const from = nullptr;
+  auto const map = encode_tensor_map("ptx", "x", x, box_of_tensor<2>{{64, 64}, {64}, {64, 64}});
+  encode_tensor_map("ptx", "y", y, box_of_tensor<3>{{64, 64, 2}, {64, 4096}, {16, 64, 1}, box_layout::plain});
   launch("matrix", matrix_kernel<>, {.blocks = 1, .threads = 32, .shared_bytes = sizeof(layout)}, cuda{}, from, to);
   if (!ptx::runs_sm90a_code()) return;
   start_product<64, ptx::major::k, ptx::major::k>(map, to);

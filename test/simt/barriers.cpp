@@ -47,9 +47,10 @@ void machine::collective(warp_operation const& mine, place where) {
   int const lane = current_->number % 32, first = current_->number - lane;
   check_mask(mine, lane, first, where);
   auto& slots = warps_[static_cast<std::size_t>(first / 32)];
-  auto slot = std::find_if(slots.begin(), slots.end(), [&](warp_slot const& s) { return (s.mask & mine.mask) != 0; });
+  // Operations of other masks may overlap: who is awaited by one may come to another first. Two that await the same lanes can never both end.
+  auto slot = std::find_if(slots.begin(), slots.end(), [&](warp_slot const& s) { return s.mask == mine.mask; });
   if (slot == slots.end()) slot = slots.insert(slot, warp_slot{mine.name, mine.mask, 0, where, {}});
-  if (slot->mask != mine.mask || (slot->name != mine.name && std::strcmp(slot->name, mine.name) != 0))
+  if (slot->name != mine.name && std::strcmp(slot->name, mine.name) != 0)
     fail(where, std::string(mine.name) + " with mask " + hex(mine.mask) + " while other lanes await " + slot->name + " with mask " + hex(slot->mask) +
                     " at " + text(slot->where));
   slot->arrived |= 1u << lane;

@@ -41,6 +41,9 @@ void product_async(product const& p, float* d, place where);
 void product_commit();
 void product_wait(int pending, place where);
 
+/// The address of element (row, k) of an operand.
+std::uint32_t descriptor_address(std::uint64_t descriptor, std::uint32_t row, std::uint32_t k, bool down);
+
 /// What a descriptor says of an address: its offset in the block's shared memory, plus a base that is not 0.
 inline constexpr std::uint32_t shared_base = 1024;
 std::uint32_t shared_address(void const* p, place where);

@@ -95,6 +95,9 @@ void act_on_oldest(warpgroup& g) {
   for (int t = 0; t < group_threads; ++t) {
     shadow& s = *parts[static_cast<std::size_t>(t)];
     if (--s.pending > 0) continue;
+    auto const* const bytes = reinterpret_cast<unsigned char const*>(s.d);
+    if (std::any_of(bytes, bytes + s.value.size() * sizeof(float), [](unsigned char byte) { return byte != poison_byte; }))
+      the_machine().fail(p.where, "an accumulator was written while its wgmma was in flight", t + 128 * static_cast<int>(&g - groups.data()));
     std::memcpy(s.d, s.value.data(), s.value.size() * sizeof(float));
     s = g.shadows[t].back();
     g.shadows[t].pop_back();
@@ -105,6 +108,8 @@ void act_on_oldest(warpgroup& g) {
 bool complete(warpgroup const& g) { return !g.queue.empty() && g.queue.front().arrived == group_threads; }
 
 }  // namespace
+
+std::uint32_t descriptor_address(std::uint64_t bits, std::uint32_t row, std::uint32_t k, bool down) { return descriptor(bits).address(row, k, down); }
 
 void reset_products(int threads) {
   groups.clear();
@@ -133,8 +138,8 @@ void product_async(product const& p, float* d, place where) {
   if (++mine.arrived < group_threads) return;
   if (m.acts_at_once()) {
     for (std::uint64_t const end = t.products.back(); g.done < end;) act_on_oldest(g);
-  } else {
-    m.enqueue({"a wgmma", false, where, t.number, [&g, end = t.products.back()] {
+  } else {  // it may outlive the block: what nobody awaited is found when its threads leave, and what a later one has taken along is over
+    m.enqueue({"a wgmma", true, where, t.number, [&g, end = t.products.back()] {
                  while (g.done < end && complete(g)) act_on_oldest(g);
                }});
   }

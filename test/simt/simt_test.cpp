@@ -139,12 +139,6 @@ __global__ void throwing_kernel() {
   __syncthreads();
 }
 __global__ void nothing_kernel() {}
-__global__ void large_kernel(float* to) {
-  struct layout {
-    float v[15000];
-  };
-  to[0] = ptx::dynamic_shared<layout>().v[14999];
-}
 }  // namespace
 
 TEST_CASE("simt: faults are reported with their place, under every schedule, and the next launch starts clean") {
@@ -214,6 +208,15 @@ __global__ void warp_kernel(int* to) {
   mine[7] = __shfl_xor_sync(half, all, 1);
 }
 __global__ void count_kernel(int* to) { atomicAdd(to, static_cast<int>(blockIdx.x + threadIdx.x)); }
+__global__ void integer_kernel(int* to, unsigned* match) {
+  int const t = static_cast<int>(threadIdx.x);
+  unsigned const even = t % 2 == 0 ? 0x55555555u : 0xaaaaaaaau;
+  match[t] = __match_any_sync(0xffffffffu, t / 5);
+  int const sum = __reduce_add_sync(even, t), most = __reduce_max_sync(0xffffffffu, 7 - t), least = __reduce_min_sync(0xffffffffu, 7 - t);
+  if (t == 1) to[0] = sum, to[1] = most, to[2] = least;
+  atomicMax(to + 3, 3 * t % 32), atomicMin(to + 4, -t), atomicOr(to + 5, 1 << t), atomicSub(to + 6, t);
+  if (atomicCAS(to + 7, -1, 5) == -1) atomicExch(to + 8, 9);
+}
 }  // namespace
 
 TEST_CASE("simt: shuffles, votes and integer atomics") {
@@ -235,37 +238,15 @@ TEST_CASE("simt: shuffles, votes and integer atomics") {
     launch("count", count_kernel, {.blocks = 3, .threads = 40}, moe::cuda{}, count.data());
   });
   CHECK(count(0) == 3 * (39 * 40 / 2) + 40 * (0 + 1 + 2));
-}
 
-TEST_CASE("launch: no blocks is no launch; what the runtime refuses is an error that names the kernel") {
-  auto const refused = [](moe::launch_shape s) { return test::error_of([&] { launch("nothing", nothing_kernel, s, moe::cuda{}); }); };
-  CHECK(refused({.blocks = 0, .threads = 0}).empty());
-  CHECK(refused({.blocks = 1, .threads = 1024}).empty());
-  CHECK(refused({.blocks = 1, .threads = 1025}) == "nothing: invalid configuration argument");
-  CHECK(refused({.blocks = 1, .threads = 0}) == "nothing: invalid configuration argument");
-  CHECK(refused({.blocks = 1, .threads = 1, .shared_bytes = 232448}).empty());  // launch sets the attribute
-  CHECK(refused({.blocks = 1, .threads = 1, .shared_bytes = 232449}) == "nothing: invalid argument");
-
-  float to[1];
-  cudaLaunchConfig_t config{};  // the raw call, without the attribute
-  config.gridDim = 1, config.blockDim = 1, config.dynamicSmemBytes = 60000;
-  CHECK(cudaLaunchKernelEx(&config, large_kernel, static_cast<float*>(to)) == cudaErrorInvalidValue);
-  launch("large", large_kernel, {.blocks = 1, .threads = 1, .shared_bytes = 60000}, moe::cuda{}, static_cast<float*>(to));
-  CHECK(to[0] != to[0]);  // what nobody wrote is NaN
-  std::string const small = test::failure_of(
-      [&] { launch("large", large_kernel, {.blocks = 1, .threads = 1, .shared_bytes = 59996}, moe::cuda{}, static_cast<float*>(to)); });
-  CHECK_MESSAGE(test::contains(small, "a layout of 60000 bytes where the launch gave 59996 bytes of shared memory"), small);
-}
-
-TEST_CASE("device_buffer: holds what was copied, and says when memory ends") {
-  moe::device_buffer b(4 * sizeof(float));
-  float const from[] = {1, 2, 3, 4};
-  float to[4] = {};
-  moe::copy(moe::cuda{}, b.as<float>(), from, 4);
-  moe::device_buffer c(std::move(b));
-  moe::copy<float>(moe::cuda{}, to, c.as<float>(), 4);
-  moe::cuda{}.wait();
-  CHECK(to[3] == 4);
-  CHECK(b.data() == nullptr);
-  CHECK(test::error_of([] { moe::device_buffer(std::size_t{1} << 50); }) == "device_buffer: out of memory");
+  test::array<int> numbers(9);
+  test::array<unsigned> match(32);
+  test::check_schedules(numbers, [&] {
+    numbers(6) = 0;
+    launch("integer", integer_kernel, {.blocks = 1, .threads = 32}, moe::cuda{}, numbers.data(), match.data());
+  });
+  CHECK(numbers.values() == std::vector<int>{256, 7, -24, 31, -31, -1, -496, 5, 9});
+  for (int t = 0; t < 32; ++t) CHECK(match(t) == (t < 30 ? 0x1fu << t / 5 * 5 : 0xc0000000u));
+  CHECK((__clz(1) == 31 && __clz(0) == 32 && __brev(1) == 0x80000000u && __popcll(~0ull) == 64 && __ffs(8) == 4 && __ffsll(0) == 0));
+  CHECK((__float_as_uint(1.0f) == 0x3f800000u && __uint_as_float(0x3f800000u) == 1.0f && __double_as_longlong(-0.0) < 0));
 }

@@ -33,4 +33,27 @@ std::string failure_of(F&& f) {
   return {};
 }
 
+inline constexpr int schedule_count = static_cast<int>(std::size(simt::schedules));
+
+/// What became of a kernel under all schedules.
+struct outcome {
+  int same = 0, different = 0, failures = 0;
+  std::string report;  ///< the first failure
+};
+/// Runs f, which fills `to`, under every schedule, and counts how often it gives the bits of `expected`.
+template <class T, class F>
+outcome outcomes(array<T>& to, std::vector<T> const& expected, F&& f) {
+  outcome o;
+  simt::for_each_schedule(
+      [&] {
+        to.poison();
+        return failure_of(f);
+      },
+      [&](simt::schedule const&, std::string const& report) {
+        if (report.empty()) ++(same_bits(to.values(), expected) ? o.same : o.different);
+        else if (o.failures++ == 0) o.report = report;
+      });
+  return o;
+}
+
 }  // namespace test

@@ -4,14 +4,23 @@
 
 namespace moe::inline MOE_ISA {
 
-/// Memory of the current device, not initialised. An arena stands on it: arena(b.data(), b.bytes()).
+/// Memory of the current device, not initialised. An arena stands on it: arena(b.data(), b.bytes()). Freeing it waits for all work of the device, so
+/// that no kernel is left with the memory of another; neither it nor an allocation may happen while a stream of the device is captured.
+///
+/// Throws  out_of_memory with the bytes asked, free and in all; a smaller buffer can still be had then.
 class device_buffer {
  public:
   device_buffer() = default;
   explicit device_buffer(std::size_t bytes) : bytes_(bytes) {
     if (bytes == 0) return;
     void* p = nullptr;
-    cuda_check(cudaMalloc(&p, bytes), "device_buffer");
+    cudaError_t const status = cudaMalloc(&p, bytes);
+    if (status == cudaErrorMemoryAllocation) {
+      std::size_t free = 0, total = 0;
+      cudaMemGetInfo(&free, &total);
+      cuda_check(status, "device_buffer", " (", bytes, " bytes asked, ", free, " of ", total, " free)");
+    }
+    cuda_check(status, "device_buffer");
     data_ = static_cast<std::byte*>(p);
   }
   device_buffer(device_buffer&& b) noexcept : data_(std::exchange(b.data_, nullptr)), bytes_(std::exchange(b.bytes_, 0)) {}
@@ -21,7 +30,7 @@ class device_buffer {
     return *this;
   }
   ~device_buffer() {
-    if (data_ != nullptr) cudaFree(data_);  // a destructor cannot report
+    if (data_ != nullptr && cudaFree(data_) != cudaSuccess) cudaGetLastError();  // a destructor cannot report, and leaves no error for others
   }
   std::byte* data() const { return data_; }
   std::size_t bytes() const { return bytes_; }
