@@ -50,3 +50,29 @@ TEST_CASE("exp_scalar: special values") {
   CHECK(std::isnan(moe::exp_scalar(test::quiet_nan<float>())));
   CHECK(moe::exp_scalar(1.0) == std::exp(1.0));
 }
+
+TEST_CASE("log_scalar: within 1 ulp of the logarithm, over all magnitudes") {
+  moe::random_stream const random{5, moe::random_purpose::test, 2};
+  double worst = 0;
+  auto const check = [&](double x) {
+    double const y = moe::log_scalar(x);
+    long double const expected = std::log(static_cast<long double>(x));
+    double const size = std::abs(static_cast<double>(expected)), ulp = std::nextafter(size, 1e300) - size;
+    double const error = static_cast<double>(std::abs(static_cast<long double>(y) - expected)) / ulp;
+    if (!(error <= worst)) worst = error;
+  };
+  for (std::uint64_t i = 0; i < 20000; i += 2) {
+    double const u = 1 + random.uniform(i), scale = std::ldexp(1.0, static_cast<int>(random.below(i + 1, 2090)) - 1070);
+    check(u * scale);                // denormals too
+    check(0.7 + 0.72 * (u - 1));     // where no power of two helps
+    check(1 + (u - 1.5) * 0x1p-20);  // where it cancels
+  }
+  CHECK(worst < 1);
+  double const inf = std::numeric_limits<double>::infinity();
+  CHECK(moe::log_scalar(1) == 0);
+  CHECK(moe::log_scalar(0) == -inf);
+  CHECK(moe::log_scalar(inf) == inf);
+  CHECK(std::isnan(moe::log_scalar(-1)));
+  CHECK(std::isnan(moe::log_scalar(test::quiet_nan<double>())));
+  CHECK(moe::log_scalar(2) == std::log(2.0));
+}

@@ -61,8 +61,34 @@ MOE_HD inline float exp_scalar(float x) {
   p = madd(p, r, 1.0f);
   p = madd(p, r, 1.0f);
   int const whole = static_cast<int>(n), half = whole >> 1, rest = whole - half;
-  return p * __builtin_bit_cast(float, (half + 127) << 23) * __builtin_bit_cast(float, (rest + 127) << 23);
+  return product(product(p, __builtin_bit_cast(float, (half + 127) << 23)), __builtin_bit_cast(float, (rest + 127) << 23));
 }
-MOE_HD inline double exp_scalar(double x) { return std::exp(x); }
+MOE_HD inline double exp_scalar(double x) { return product(std::exp(x), 1.0); }  // else a sum that follows may be fused with its last product
+
+/// Natural logarithm, within 1 ulp: the same bits wherever madd has them, which the C libraries of host and device do not promise.
+///   x = 2^k (1 + f), f in [sqrt(1/2) - 1, sqrt(2) - 1), s = f / (2 + f):  log(1 + f) = f - (f^2/2 - s (f^2/2 + sum_j 2/(2j + 1) s^2j))
+MOE_HD inline double log_scalar(double x) {
+  auto bits = __builtin_bit_cast(std::uint64_t, x);
+  std::uint64_t const infinity = 0x7ff0000000000000u;
+  if (bits - 1 >= infinity - 1) return bits << 1 == 0 ? -__builtin_inf() : bits == infinity ? x : __builtin_nan("");  // not positive and finite
+  int const denormal = bits >> 52 == 0 ? 54 : 0;
+  if (denormal != 0) bits = __builtin_bit_cast(std::uint64_t, x * 0x1p54);
+  std::uint64_t const root_half = 0x3fe6a09e667f3bcdu;  // the bits of sqrt(1/2)
+  auto const power = static_cast<std::int64_t>(bits - root_half) >> 52;
+  double const k = static_cast<double>(power - denormal), f = __builtin_bit_cast(double, bits - (static_cast<std::uint64_t>(power) << 52)) - 1.0;
+  double const s = f / (2.0 + f), z = product(s, s), half = product(0.5 * f, f);
+  double r = 2.0 / 21;
+  r = madd(r, z, 2.0 / 19);
+  r = madd(r, z, 2.0 / 17);
+  r = madd(r, z, 2.0 / 15);
+  r = madd(r, z, 2.0 / 13);
+  r = madd(r, z, 2.0 / 11);
+  r = madd(r, z, 2.0 / 9);
+  r = madd(r, z, 2.0 / 7);
+  r = madd(r, z, 2.0 / 5);
+  r = madd(r, z, 2.0 / 3);
+  double const rest = madd(s, madd(r, z, half), product(k, 1.90821492927058770002e-10));  // ln 2 in two parts, k times the first is exact
+  return madd(k, 6.93147180369123816490e-01, f - (half - rest));
+}
 
 }  // namespace moe::inline MOE_ISA
