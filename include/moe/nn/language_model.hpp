@@ -20,6 +20,7 @@ struct language_model_config {
 /// Next-token model:  logits = W_head rms_norm(Body(W_embedding[token])).
 template <language_model_config C, class Body>
 struct language_model {
+  static_assert(layer_type<Body>, "moe::nn::language_model: its body is no layer; nn/layer.hpp lists what a layer has");
   static_assert(C.vocab >= 1, "moe::nn::language_model: vocab must be at least 1");
   static_assert(C.d_model == Body::d_model, "moe::nn::language_model: d_model differs from the d_model of its layers");
   static constexpr int vocab = C.vocab, d_model = C.d_model;

@@ -1,5 +1,8 @@
 #pragma once
+#include <concepts>
+
 #include <moe/core/buffer.hpp>
+#include <moe/core/space.hpp>
 #include <moe/nn/parameter.hpp>
 
 namespace moe::inline MOE_ISA::nn {
@@ -12,6 +15,7 @@ struct sequence_shape {
 
 /// A layer is a type without objects. It has
 ///
+///   d_model                               width of its input and output
 ///   parameter_count                       elements of its parameters in the model's buffer
 ///   for_each_parameter(prefix, first, f)  calls f(parameter_info) for each
 ///   active_parameters()                   those that one token uses
@@ -25,6 +29,8 @@ struct sequence_shape {
 ///   extend(space, w, x, y, position, state, scratch)   the next x.rows() tokens of one sequence: bit for bit the rows that forward would give
 ///   for_each_router(activations, f)       calls f(activations of a mixture-of-experts layer) for each, in order
 ///
+/// and, to stand in residual or sequence, a `name` that its parameters are called by. The concepts below say the same to the compiler.
+///
 /// A layer runs in any space whose operators are included (.hpp: moe::cpu, .cuh: moe::cuda): it calls them by their plain names and the space finds the
 /// overload. It never reads an operand itself, which may be memory of a device. w and g point to the layer's first parameter. This base holds the parts that most layers share.
 struct layer_base {
@@ -37,8 +43,11 @@ struct layer_base {
   static void for_each_router(A&, F const&) {}
 };
 
-
 namespace detail {
+/// What the for_each functions are asked with.
+struct any_visitor {
+  void operator()(auto const&...) const {}
+};
 /// Bytes that `take` takes of an arena.
 template <class F>
 std::size_t measured(F const& take) {
@@ -47,5 +56,34 @@ std::size_t measured(F const& take) {
   return a.peak();
 }
 }  // namespace detail
+
+/// What the list says without a space: the types that residual, repeat, sequence and language_model are made of.
+template <class L>
+concept layer_type = requires(std::string const& prefix, index_t n, detail::any_visitor f) {
+  { L::d_model } -> std::convertible_to<index_t>;
+  { L::parameter_count } -> std::convertible_to<index_t>;
+  { L::active_parameters() } -> std::convertible_to<index_t>;
+  { L::flops_per_token(n) } -> std::convertible_to<double>;
+  L::for_each_parameter(prefix, n, f);
+};
+template <class L>
+concept named_layer_type = layer_type<L> && requires {
+  { L::name } -> std::convertible_to<std::string_view>;
+};
+
+/// The whole list, for numbers T in a space.
+template <class L, class Space, class T>
+concept layer = layer_type<L> && execution_space<Space> &&
+    requires(Space const& space, arena& memory, sequence_shape shape, index_t n, T const* w, T* g, matrix_view<T const> in, matrix_view<T> out,
+             double scale, typename L::template activations<T>& activations, typename L::template state<T>& state, detail::any_visitor f) {
+  requires std::constructible_from<typename L::template activations<T>, Space const&, arena&, sequence_shape>;
+  requires std::constructible_from<typename L::template state<T>, Space const&, arena&, index_t>;
+  { L::template scratch_bytes<T>(space, shape) } -> std::same_as<std::size_t>;
+  { L::template extend_scratch_bytes<T>(space, n, n) } -> std::same_as<std::size_t>;
+  L::forward(space, w, in, out, shape, activations, memory);
+  L::backward(space, w, g, in, out, shape, activations, scale, memory);
+  L::extend(space, w, in, out, n, state, memory);
+  L::for_each_router(activations, f);
+};
 
 }  // namespace moe::inline MOE_ISA::nn

@@ -9,6 +9,7 @@ namespace moe::inline MOE_ISA::nn {
 /// Source  Xiong et al. 2020, arXiv:2002.04745 (pre-norm); Zhang and Sennrich 2019, arXiv:1910.07467 (RMSNorm).
 template <class L>
 struct residual {
+  static_assert(named_layer_type<L>, "moe::nn::residual: L is no layer with a name; nn/layer.hpp lists what a layer has");
   static constexpr int d_model = L::d_model;
   static constexpr std::string_view name = L::name;
   static constexpr double eps = 1e-5;

@@ -12,6 +12,7 @@ namespace detail {
 /// scratch buffers take turns.
 template <class... Ls>
 struct chain {
+  static_assert((layer_type<Ls> && ...), "moe::nn: one type of a sequence or repeat is no layer; nn/layer.hpp lists what a layer has");
   static constexpr int N = sizeof...(Ls);
   static constexpr int d_model = std::tuple_element_t<0, std::tuple<Ls...>>::d_model;
   static_assert(((Ls::d_model == d_model) && ...), "moe::nn::sequence: the layers differ in d_model");
@@ -116,6 +117,7 @@ struct repeated<L, std::index_sequence<I...>> {
 /// Different layers, one after the other. A layer's parameters are named after the layer: "attention.qkv.weight".
 template <class... Ls>
 struct sequence : detail::chain<Ls...> {
+  static_assert((named_layer_type<Ls> && ...), "moe::nn::sequence: a layer has no name, so neither would its parameters");
   template <class F>
   static void for_each_parameter(std::string const& prefix, index_t first, F const& f) {
     sequence::each([&]<int I>() {
