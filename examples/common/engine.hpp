@@ -1,11 +1,17 @@
 #pragma once
-// What the trainer asks of a model. The trainer is compiled once; a preset compiles its model and this thin wall around it.
+// What the trainer asks of a model with its memory, wherever that is. The trainer is compiled once and sees host memory only; a preset compiles its model
+// and the thin wall of model_engine.hpp around it, once for each device.
+#include <algorithm>
 #include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
 #include <vector>
 
-#include <moe/core/buffer.hpp>
-#include <moe/core/space.hpp>
+#include <moe/core/tensor.hpp>
 #include <moe/nn/layer.hpp>
+#include <moe/optim/group_adamw.hpp>
 
 namespace trainer {
 
@@ -14,6 +20,8 @@ using moe::nn::parameter_group;
 using moe::nn::parameter_info;
 using moe::nn::sequence_shape;
 using token_view = moe::in<int, moe::dyn>;
+
+inline constexpr index_t decode_rows = 32;  ///< a prompt is read in pieces of this many tokens
 
 struct losses {
   double cross_entropy_sum = 0;  ///< nats
@@ -44,6 +52,20 @@ struct expert_load {
   }
 };
 
+/// What memory is for. Evaluation needs no gradients and moments; a sample needs no batch and no activations either.
+enum class purpose { training, evaluation, decoding };
+
+/// Bytes of everything a run allocates on its device, all at once and before the first step.
+struct memory_plan {
+  std::size_t weights = 0, gradients = 0, moments = 0, activations = 0, scratch = 0, decoding = 0, batch = 0;
+  std::size_t total() const { return weights + gradients + moments + activations + scratch + decoding + batch; }
+};
+
+/// The model's buffers as the host sees them: the memory itself on the CPU, copies elsewhere. Null what was not allocated.
+struct host_tensors {
+  float *weights = nullptr, *gradients = nullptr, *first = nullptr, *second = nullptr;  ///< first, second: the moments of AdamW
+};
+
 class engine {
  public:
   virtual ~engine() = default;
@@ -52,26 +74,42 @@ class engine {
   virtual index_t active_parameters() const = 0;
   virtual double flops_per_token(index_t length) const = 0;  ///< of training
   virtual std::vector<parameter_info> parameters() const = 0;
-  virtual void initialise(float* w, std::uint64_t seed) const = 0;
 
-  virtual std::size_t activation_bytes(sequence_shape n) const = 0;
-  virtual std::size_t scratch_bytes(moe::cpu const& space, sequence_shape n) const = 0;
-  virtual std::size_t state_bytes(index_t capacity) const = 0;
-  virtual std::size_t decode_scratch_bytes(moe::cpu const& space, index_t rows, index_t capacity) const = 0;
+  virtual std::string device() const = 0;  ///< "2 threads, avx512", or the name of a GPU
+  virtual void use_threads(int n) = 0;     ///< of the host, where the device is the host; call it before anything is planned or allocated
+  virtual memory_plan plan(sequence_shape n, purpose what) const = 0;
+  /// All memory of a run. Every later pass has the shape given here.
+  virtual void allocate(sequence_shape n, purpose what) = 0;
 
-  /// Activations of all later passes lie in `memory`. A pass takes the shape given here.
-  virtual void reserve(moe::arena& memory, sequence_shape n) = 0;
-  /// g += scale * d(mean cross-entropy + auxiliary losses) / d w. A negative target is ignored.
-  virtual losses loss_and_gradient(moe::cpu const& space, float const* w, float* g, token_view token, token_view target, double scale,
-                                   moe::arena& scratch) = 0;
-  virtual losses loss(moe::cpu const& space, float const* w, token_view token, token_view target, moe::arena& scratch) = 0;
+  /// Fills the weights; the moments become 0.
+  virtual void initialise(std::uint64_t seed) = 0;
+  /// The buffers as the device has them now. The pointers stay good; put() brings weights and moments that were changed there to the device.
+  virtual host_tensors fetch() = 0;
+  virtual void put() = 0;
+
+  /// The batch of the next pass, in host memory, for the caller to fill. A negative target is ignored.
+  virtual moe::vector_view<int> token() = 0;
+  virtual moe::vector_view<int> target() = 0;
+  virtual void zero_gradients() = 0;
+  /// Gradients += scale * d(mean cross-entropy + auxiliary losses) / d weights.
+  virtual losses loss_and_gradient(double scale) = 0;
+  virtual losses loss() = 0;
   /// Adds the load of the last pass.
   virtual void add_load(expert_load& load) = 0;
+  /// Of the gradients; NaN or infinite if one of them is.
+  virtual double gradient_norm() = 0;
+  virtual void update(std::span<moe::parameter_span const> spans, moe::group_schedule const& rates, double gradient_scale, index_t step) = 0;
 
-  /// Starts decoding a sequence of at most `capacity` tokens; what it keeps lies in `memory`, which the caller has zeroed.
-  virtual void start_decoding(moe::arena& memory, index_t capacity) = 0;
-  /// The logits [token.size(), vocab] after each of the next tokens of the sequence.
-  virtual void decode(moe::cpu const& space, float const* w, token_view token, moe::matrix_view<float> logits, moe::arena& scratch) = 0;
+  /// Starts decoding a sequence of at most as many tokens as the length given to allocate.
+  virtual void start_decoding() = 0;
+  /// Feeds the next tokens of the sequence, decode_rows at most, and returns the logits [vocab] behind the last of them, in host memory.
+  virtual moe::in<float, moe::dyn> decode(token_view token) = 0;
+};
+
+/// A device that a program can run on: what --device names, and how to get its engine.
+struct device_choice {
+  char const* name;
+  std::unique_ptr<engine> (*make)();
 };
 
 }  // namespace trainer

@@ -30,6 +30,7 @@ void add_place(CLI::App* app, options& o, preset const& p) {
       ->type_name("FILE");
   app->add_option("--out", o.out, std::string("directory of the run (default: runs/") + p.name + ", with a number appended when that holds a run)")
       ->type_name("DIR");
+  app->add_option("--device", o.device, "cpu or cuda; cuda needs a program compiled for it (default: cpu)")->type_name("NAME");
   app->add_option("--threads", o.threads, "threads; results do not depend on it (default: one per core)")->check(between(1, 4096))->type_name("N");
 }
 

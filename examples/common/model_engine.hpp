@@ -1,69 +1,74 @@
 #pragma once
-// The trainer's view of a model type: the only part of the trainer that is compiled again for each preset.
+// The trainer's view of a model type on a device: the only part of the trainer that is compiled again for each preset.
 #include <optional>
 
-#include <examples/common/engine.hpp>
+#include <examples/common/memory_engine.hpp>
 #include <examples/common/trainer.hpp>
 
 namespace trainer {
 
-template <class Model>
-class model_engine final : public engine {
+template <class Model, class Device>
+class model_engine final : public memory_engine<Device> {
  public:
+  using space = typename Device::space;
+
   index_t vocab() const override { return Model::vocab; }
   index_t buffer_size() const override { return Model::parameter_count; }
   index_t active_parameters() const override { return Model::active_parameters(); }
   double flops_per_token(index_t length) const override { return Model::flops_per_token(length); }
   std::vector<parameter_info> parameters() const override { return moe::nn::parameters_of<Model>(); }
-  void initialise(float* w, std::uint64_t seed) const override { moe::nn::initialise<Model>(w, seed); }
 
-  std::size_t activation_bytes(sequence_shape n) const override {
-    return moe::nn::detail::measured([&](moe::arena& a) { activations(moe::cpu{}, a, n); });
-  }
-  std::size_t scratch_bytes(moe::cpu const& space, sequence_shape n) const override { return Model::template scratch_bytes<float>(space, n); }
-  std::size_t state_bytes(index_t capacity) const override {
-    return moe::nn::detail::measured([&](moe::arena& a) { state(moe::cpu{}, a, capacity); });
-  }
-  std::size_t decode_scratch_bytes(moe::cpu const& space, index_t rows, index_t capacity) const override {
-    return Model::template logits_scratch_bytes<float>(space, rows, capacity);
-  }
-
-  void reserve(moe::arena& memory, sequence_shape n) override {
-    shape_ = n;
-    activations_.emplace(moe::cpu{}, memory, n);
-  }
-  losses loss_and_gradient(moe::cpu const& space, float const* w, float* g, token_view token, token_view target, double scale,
-                           moe::arena& scratch) override {
-    Model::loss_and_gradient(space, w, g, token, target, shape_, *activations_, scratch, scale);
-    return last_losses(space);
-  }
-  losses loss(moe::cpu const& space, float const* w, token_view token, token_view target, moe::arena& scratch) override {
-    Model::loss(space, w, token, target, shape_, *activations_, scratch);
-    return last_losses(space);
-  }
   void add_load(expert_load& load) override {
     std::size_t layer = 0;
     Model::for_each_router(*activations_, [&](auto const& routed) {
-      auto const& plan = routed.plan;
-      index_t const experts = plan.counts.template extent<0>();
+      index_t const experts = routed.plan.counts.template extent<0>();
       if (load.counts.size() == layer) load.counts.push_back(std::vector<index_t>(static_cast<std::size_t>(experts), 0));
-      index_t asked = 0;
-      for (index_t e = 0; e < experts; ++e) asked += plan.counts(e), load.counts[layer][static_cast<std::size_t>(e)] += plan.counts(e);
-      load.dropped += asked - plan.rows();
+      std::vector<index_t> counts(static_cast<std::size_t>(experts));
+      index_t kept = 0;
+      moe::copy(this->space_, counts.data(), static_cast<index_t const*>(routed.plan.counts.data()), experts);
+      moe::copy(this->space_, &kept, static_cast<index_t const*>(routed.plan.offsets.data()) + experts, 1);
+      this->space_.wait();
+      for (std::size_t e = 0; e < counts.size(); ++e) load.dropped += counts[e], load.counts[layer][e] += counts[e];
+      load.dropped -= kept;
       ++layer;
     });
   }
 
-  void start_decoding(moe::arena& memory, index_t capacity) override { state_.emplace(moe::cpu{}, memory, capacity); }
-  void decode(moe::cpu const& space, float const* w, token_view token, moe::matrix_view<float> logits, moe::arena& scratch) override {
-    Model::logits(space, w, token, *state_, logits, scratch);
+ protected:
+  std::size_t activation_bytes(sequence_shape n) const override {
+    return moe::nn::detail::measured([&](moe::arena& a) { activations(this->space_, a, n); });
+  }
+  std::size_t scratch_bytes(space const& s, sequence_shape n) const override { return Model::template scratch_bytes<float>(s, n); }
+  std::size_t state_bytes(index_t capacity) const override {
+    return moe::nn::detail::measured([&](moe::arena& a) { state(this->space_, a, capacity); });
+  }
+  std::size_t decode_scratch_bytes(space const& s, index_t rows, index_t capacity) const override {
+    return Model::template logits_scratch_bytes<float>(s, rows, capacity);
+  }
+  void initial_weights(float* host, std::uint64_t seed) const override { moe::nn::initialise<Model>(host, seed); }
+
+  void reserve(space const& s, moe::arena& memory, sequence_shape n) override {
+    shape_ = n;
+    activations_.emplace(s, memory, n);
+  }
+  losses pass_with_gradient(space const& s, float const* w, float* g, token_view token, token_view target, double scale, moe::arena& scratch) override {
+    Model::loss_and_gradient(s, w, g, token, target, shape_, *activations_, scratch, scale);
+    return last_losses(s);
+  }
+  losses pass(space const& s, float const* w, token_view token, token_view target, moe::arena& scratch) override {
+    Model::loss(s, w, token, target, shape_, *activations_, scratch);
+    return last_losses(s);
+  }
+  void start_state(space const& s, moe::arena& memory, index_t capacity) override { state_.emplace(s, memory, capacity); }
+  void decode_rows_of(space const& s, float const* w, token_view token, moe::matrix_view<float> logits, moe::arena& scratch) override {
+    Model::logits(s, w, token, *state_, logits, scratch);
   }
 
  private:
   using activations = typename Model::template activations<float>;
   using state = typename Model::template state<float>;
-  losses last_losses(moe::cpu const& space) {
-    auto const l = Model::losses_of(space, *activations_);
+  losses last_losses(space const& s) {
+    auto const l = Model::losses_of(s, *activations_);
     return {l.cross_entropy_sum, l.targets, l.balance, l.z};
   }
 
@@ -71,5 +76,11 @@ class model_engine final : public engine {
   std::optional<activations> activations_;
   std::optional<state> state_;
 };
+
+/// A row of the table of devices that a program gives to run().
+template <class Model, class Device>
+device_choice choice(char const* name) {
+  return {name, []() -> std::unique_ptr<engine> { return std::make_unique<model_engine<Model, Device>>(); }};
+}
 
 }  // namespace trainer

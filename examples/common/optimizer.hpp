@@ -1,6 +1,6 @@
 #pragma once
-#include <examples/common/session.hpp>
-#include <moe/optim/group_adamw.hpp>
+#include <examples/common/engine.hpp>
+#include <examples/common/options.hpp>
 #include <moe/optim/group_schedule.hpp>
 #include <moe/optim/schedule.hpp>
 
@@ -15,21 +15,17 @@ moe::group_schedule group_rates(run_config const& c, preset const& p);
 class optimizer {
  public:
   /// Throws as group_rates, before anything is trained.
-  optimizer(run_config const& c, preset const& p, std::vector<parameter_info> const& parameters, index_t buffer_size);
-  static std::size_t scratch_bytes(index_t buffer_size);
+  optimizer(run_config const& c, preset const& p, std::vector<parameter_info> const& parameters);
 
   double learning_rate(index_t step) const { return base_.at(step); }  ///< of the base schedule; step 1 is the first
-  /// The norm of the gradient before clipping.
-  double norm(moe::cpu const& space, run_memory& memory) const;
-  /// Clips and updates weights and moments.
-  void update(moe::cpu const& space, run_memory& memory, index_t step, double norm) const;
+  /// Clips gradients of that norm, and updates weights and moments.
+  void update(engine& model, index_t step, double norm) const;
 
  private:
   moe::warmup_cosine base_;
   moe::group_schedule rates_;
   std::vector<moe::parameter_span> spans_;
   double clip_;
-  index_t size_;
 };
 
 }  // namespace trainer

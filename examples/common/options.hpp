@@ -18,6 +18,7 @@ enum class command { train, eval, sample };
 struct options {
   command what = command::train;
   std::string data, out;
+  std::string device = "cpu";
   std::optional<double> seconds;  ///< --minutes, --stop-after
   std::optional<index_t> steps, batch, length, accumulate, warmup, vocab;
   std::optional<std::uint64_t> seed;

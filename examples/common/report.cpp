@@ -31,7 +31,7 @@ auto peak_rates(run_config const& c, preset const& p) {
 
 }  // namespace
 
-void dry_run(engine const& model, preset const& p, run_config const& c, moe::cpu const& space) {
+void dry_run(engine const& model, preset const& p, run_config const& c) {
   console out(stdout);
   auto const parameters = model.parameters();
   std::array<index_t, moe::parameter_group_count> of_group{};
@@ -44,14 +44,14 @@ void dry_run(engine const& model, preset const& p, run_config const& c, moe::cpu
     if (index_t const n = of_group[moe::index_of(g)]; n > 0) out.print(row(std::string(moe::name_of(g)), thousands(n), peak(g)));
   out.print(row("all", thousands(total)));
   out.print(row("active per token", thousands(model.active_parameters())));
-  memory_plan const m = plan_memory(model, space, {c.batch, c.length}, true);
+  memory_plan const m = model.plan({c.batch, c.length}, purpose::training);
   auto const bytes = [](std::size_t n) { return bytes_text(static_cast<double>(n)); };
   out.print("memory of training, allocated once before the first step");
   out.print(row("weights", bytes(m.weights)));
   out.print(row("gradients", bytes(m.gradients)));
   out.print(row("moments", bytes(m.moments), "two of AdamW"));
   out.print(row("activations", bytes(m.activations), std::to_string(c.batch) + " sequences of " + std::to_string(c.length) + " tokens"));
-  out.print(row("scratch", bytes(m.scratch), std::to_string(space.threads) + " threads"));
+  out.print(row("scratch", bytes(m.scratch), model.device()));
   out.print(row("decoding", bytes(m.decoding), "keys, values and logits"));
   out.print(row("batch", bytes(m.batch)));
   out.print(row("all", bytes(m.total())));

@@ -1,5 +1,5 @@
 #pragma once
-// A model with its memory: what training, evaluation and sampling share.
+// What training, evaluation and sampling share.
 #include <functional>
 #include <string>
 #include <vector>
@@ -10,29 +10,6 @@
 #include <examples/common/options.hpp>
 
 namespace trainer {
-
-inline constexpr index_t decode_rows = 32;  ///< a prompt is read in pieces of this many tokens
-
-/// Bytes of everything a run allocates, all at once and before the first step.
-struct memory_plan {
-  std::size_t weights = 0, gradients = 0, moments = 0, activations = 0, scratch = 0, decoding = 0, batch = 0;
-  std::size_t total() const { return weights + gradients + moments + activations + scratch + decoding + batch; }
-};
-/// Without `training`: no gradients and moments. Without `batches`: decoding only.
-memory_plan plan_memory(engine const& model, moe::cpu const& space, sequence_shape n, bool training, bool batches = true);
-
-/// The memory of a run, cut into its parts.
-struct run_memory {
-  moe::buffer memory;
-  float *weights = nullptr, *gradients = nullptr, *first = nullptr, *second = nullptr;  ///< first, second: the moments of AdamW
-  moe::vector_view<int> token, target;                                                  ///< of one micro-batch
-  moe::arena scratch;
-  std::byte* decoding = nullptr;  ///< what decoding keeps of earlier tokens
-  std::size_t decoding_bytes = 0;
-  moe::matrix_view<float> logits;  ///< [decode_rows, vocab]
-
-  run_memory(engine& model, moe::cpu const& space, sequence_shape n, bool training, bool batches = true);
-};
 
 /// Sums over evaluated windows.
 struct evaluation {
@@ -45,9 +22,8 @@ struct evaluation {
 };
 
 /// Losses of the windows `first`, `first + every`, ... (`count` of them); stops early, with what it has, when `stop` says so.
-evaluation evaluate(engine& model, moe::cpu const& space, run_memory& memory, sequence_shape n, evaluation_windows const& windows,
-                    std::vector<int> const& token_bytes, index_t first, index_t every, index_t count,
-                    std::function<bool(index_t done)> const& stop = {});
+evaluation evaluate(engine& model, sequence_shape n, evaluation_windows const& windows, std::vector<int> const& token_bytes,
+                    index_t first, index_t every, index_t count, std::function<bool(index_t done)> const& stop = {});
 
 struct generation {
   std::string prompt;
@@ -57,7 +33,7 @@ struct generation {
 };
 /// The continuation of a prompt, at least `characters` bytes, decoded with the state of earlier tokens. `length` is the longest context; when it is
 /// full, decoding starts anew from its later half. `piece` is called with each new piece. The same for any number of threads.
-std::string generate(engine& model, moe::cpu const& space, run_memory& memory, index_t length, codec const& codec, generation const& g,
+std::string generate(engine& model, index_t length, codec const& codec, generation const& g,
                      std::function<bool(std::string const&)> const& piece = {});
 /// For a terminal: control characters and bytes that are no UTF-8 become '?'.
 std::string printable(std::string_view text);
@@ -72,7 +48,7 @@ int evaluate_command(engine& model, preset const& p, options const& o);
 int sample_command(engine& model, preset const& p, options const& o);
 
 /// Prints what a run will need.
-void dry_run(engine const& model, preset const& p, run_config const& c, moe::cpu const& space);
+void dry_run(engine const& model, preset const& p, run_config const& c);
 /// "layer 0  .:-=+*#%@  0.61..1.40 of the mean": one character per expert.
 std::vector<std::string> load_report(expert_load const& load);
 

@@ -1,6 +1,7 @@
 #include <examples/common/trainer.hpp>
 
 #include <cstdio>
+#include <memory>
 #include <new>
 
 #include <examples/common/corpus.hpp>
@@ -19,18 +20,33 @@ struct opened {
   place where;
   run_config config;
   codec tokens;
-  moe::cpu space;
 };
 
 opened open_run(engine& model, preset const& p, options const& o) {
   place where = existing_place(o, p);
   for (auto const& line : where.saved->skipped) std::fprintf(stderr, "damaged checkpoint passed over: %s\n", line.c_str());
   run_config config = from_fields(where.saved->config);
-  opened run{where, config, config.tokenizer == "bpe" ? codec::load(where.directory + "/tokenizer.json") : codec::learn("bytes", 256, {}), {}};
+  opened run{where, config, config.tokenizer == "bpe" ? codec::load(where.directory + "/tokenizer.json") : codec::learn("bytes", 256, {})};
   config.preset = p.name;
   check_same_model(*where.saved, identity(config, model, run.tokens.checksum()));
-  if (o.threads > 0) run.space.threads = o.threads;
+  if (o.threads > 0) model.use_threads(o.threads);
   return run;
+}
+
+void load_weights(engine& model, opened const& run) {
+  load_run(run.where.saved->path, model.parameters(), {model.fetch().weights, nullptr, nullptr});
+  model.put();
+}
+
+/// The engine of the device that --device names.
+std::unique_ptr<engine> engine_on(std::string const& device, std::span<device_choice const> devices) {
+  std::string names;
+  for (device_choice const& d : devices) {
+    if (d.name == device) return d.make();
+    names += std::string(names.empty() ? "" : ", ") + d.name;
+  }
+  throw usage_exit{2, "--device is " + device + ", but this program was compiled for: " + names +
+                          (device == "cuda" ? "; the target with _cuda behind its name has it (it needs nvcc)\n" : "\n")};
 }
 
 }  // namespace
@@ -47,10 +63,10 @@ int evaluate_command(engine& model, preset const& p, options const& o) {
   std::vector<int> const before =
       run.tokens.encode(o.whole ? std::string_view("\n") : text.training().substr(text.split > 4096 ? text.split - 4096 : 0));
   evaluation_windows const windows(std::move(ids), before.back(), n.length, o.overlap);
-  run_memory memory(model, run.space, n, false);
-  load_run(run.where.saved->path, model.parameters(), {memory.weights, nullptr, nullptr});
+  model.allocate(n, purpose::evaluation);
+  load_weights(model, run);
   stop_signals const signals;
-  evaluation const e = evaluate(model, run.space, memory, n, windows, run.tokens.bytes(), 0, 1, windows.count(), [&](index_t done) {
+  evaluation const e = evaluate(model, n, windows, run.tokens.bytes(), 0, 1, windows.count(), [&](index_t done) {
     out.update("window " + std::to_string(done) + " of " + std::to_string(windows.count()));
     return stop_signals::received() != 0;
   });
@@ -64,12 +80,12 @@ int evaluate_command(engine& model, preset const& p, options const& o) {
 
 int sample_command(engine& model, preset const& p, options const& o) {
   opened const run = open_run(model, p, o);
-  run_memory memory(model, run.space, {1, run.config.length}, false, false);
-  load_run(run.where.saved->path, model.parameters(), {memory.weights, nullptr, nullptr});
+  model.allocate({1, run.config.length}, purpose::decoding);
+  load_weights(model, run);
   stop_signals const signals;
   std::fputs(printable(o.prompt).c_str(), stdout);
   std::string pending;  // a token may end inside a character
-  generate(model, run.space, memory, run.config.length, run.tokens,
+  generate(model, run.config.length, run.tokens,
            {.prompt = o.prompt, .characters = o.characters, .temperature = o.temperature, .top_p = o.top_p, .seed = o.seed.value_or(1)},
            [&](std::string const& piece) {
              pending += piece;
@@ -83,16 +99,17 @@ int sample_command(engine& model, preset const& p, options const& o) {
   return signal == 0 ? 0 : 128 + signal;
 }
 
-int run(int argc, char const* const* argv, engine& model, preset const& settings) {
+int run(int argc, char const* const* argv, std::span<device_choice const> devices, preset const& settings, index_t vocab) {
   try {
-    options const o = parse_options(argc, argv, settings, model.vocab());
+    options const o = parse_options(argc, argv, settings, vocab);
     moe::check_machine();
+    auto const owner = engine_on(o.device, devices);
+    engine& model = *owner;
     if (o.what == command::eval) return evaluate_command(model, settings, o);
     if (o.what == command::sample) return sample_command(model, settings, o);
     if (!o.dry_run) return train(model, settings, o);
-    moe::cpu space;
-    if (o.threads > 0) space.threads = o.threads;
-    dry_run(model, settings, new_config(o, settings, model.vocab()), space);
+    if (o.threads > 0) model.use_threads(o.threads);
+    dry_run(model, settings, new_config(o, settings, model.vocab()));
     return 0;
   } catch (usage_exit const& e) {
     std::fputs(e.text.c_str(), e.code == 0 ? stdout : stderr);

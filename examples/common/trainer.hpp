@@ -9,6 +9,7 @@ namespace trainer {
 ///   0    done                      2    wrong command line
 ///   1    an error, told on stderr  3    the loss or a gradient was not finite
 ///   128 + n   stopped by signal n after the step at hand was finished and saved
-int run(int argc, char const* const* argv, engine& model, preset const& settings);
+/// `devices` are those that the program was compiled for, the default first; `vocab` is that of the model.
+int run(int argc, char const* const* argv, std::span<device_choice const> devices, preset const& settings, index_t vocab);
 
 }  // namespace trainer

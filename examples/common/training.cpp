@@ -35,7 +35,7 @@ struct not_finite {
 class training {
  public:
   training(engine& model, preset const& p, options const& o) : model_(model), preset_(p), options_(o), out_(stdout), parameters_(model.parameters()) {
-    if (o.threads > 0) space_.threads = o.threads;
+    if (o.threads > 0) model_.use_threads(o.threads);
   }
   int run();
 
@@ -60,7 +60,6 @@ class training {
   preset const& preset_;
   options const& options_;
   console out_;
-  moe::cpu space_;
   std::vector<parameter_info> parameters_;
   place place_;
   std::unique_ptr<directory_lock> lock_;
@@ -69,7 +68,6 @@ class training {
   std::unique_ptr<codec> codec_;
   std::unique_ptr<training_windows> windows_;
   std::unique_ptr<evaluation_windows> held_out_;
-  std::unique_ptr<run_memory> memory_;
   std::unique_ptr<optimizer> optimizer_;
   std::unique_ptr<metrics_log> log_;
   std::string checkpoint_path_;
@@ -124,14 +122,13 @@ void training::load_text() {
 }
 
 void training::allocate() {
-  memory_plan const plan = plan_memory(model_, space_, shape(), true);
+  memory_plan const plan = model_.plan(shape(), purpose::training);
   index_t parameters = 0;
   for (auto const& p : parameters_) parameters += p.elements();
   out_.print("model: " + std::string(preset_.name) + ", " + thousands(parameters) + " parameters, " + thousands(model_.active_parameters()) +
-             " active per token; memory " + bytes_text(static_cast<double>(plan.total())) + "; " + std::to_string(space_.threads) + " threads, " +
-             moe::instruction_set());
-  memory_ = std::make_unique<run_memory>(model_, space_, shape(), true);
-  model_.initialise(memory_->weights, config_.seed);
+             " active per token; memory " + bytes_text(static_cast<double>(plan.total())) + "; " + model_.device());
+  model_.allocate(shape(), purpose::training);
+  model_.initialise(config_.seed);
 }
 
 /// Decides the number of steps. With a time only, a few steps are measured (with learning rate 0, and then undone), so that the schedule of the
@@ -145,12 +142,12 @@ void training::plan_time() {
   if (options_.resume || options_.steps) {
     if (!options_.resume) fix_steps(config_, options_, preset_, *options_.steps);
     if (limit) deadline_ = start_ + *limit;
-    optimizer_ = std::make_unique<optimizer>(config_, preset_, parameters_, model_.buffer_size());
+    optimizer_ = std::make_unique<optimizer>(config_, preset_, parameters_);
     return;
   }
   run_config still = config_;
   still.steps = 1, still.warmup = 0, still.lr = 0;
-  optimizer_ = std::make_unique<optimizer>(still, preset_, parameters_, model_.buffer_size());
+  optimizer_ = std::make_unique<optimizer>(still, preset_, parameters_);
   one_step(1);  // the first touches memory for the first time
   std::vector<double> times;
   while (times.size() < 2 || (times.size() < 9 && now() - start_ < 0.05 * *limit)) {
@@ -162,13 +159,11 @@ void training::plan_time() {
   double const step = times[times.size() / 2], begin = now();
   held_out_sample();
   double const samples = held_out_samples * (now() - begin);
-  auto const zero = [&](float* p) { std::memset(p, 0, static_cast<std::size_t>(model_.buffer_size()) * sizeof(float)); };
-  zero(memory_->first), zero(memory_->second);
-  model_.initialise(memory_->weights, config_.seed);
+  model_.initialise(config_.seed);
   double const left = std::max(*limit - samples, 0.5 * *limit) - (now() - start_);
   fix_steps(config_, options_, preset_, std::max<index_t>(1, static_cast<index_t>(left / step)));
   deadline_ = start_ + 1.5 * *limit;  // in case the machine becomes slower
-  optimizer_ = std::make_unique<optimizer>(config_, preset_, parameters_, model_.buffer_size());
+  optimizer_ = std::make_unique<optimizer>(config_, preset_, parameters_);
   out_.print("plan: " + thousands(config_.steps) + " steps of " + thousands(config_.tokens_per_step()) + " tokens in " + duration_text(*limit) +
              ", measured " + fixed(1000 * step, 0) + " ms per step; " +
              fixed(static_cast<double>(config_.steps * config_.tokens_per_step()) / static_cast<double>(windows_->size()), 2) +
@@ -178,7 +173,9 @@ void training::plan_time() {
 void training::resume() {
   log_ = std::make_unique<metrics_log>(place_.directory + "/log.csv", options_.resume ? place_.saved->step : 0);
   if (!options_.resume) return;
-  load_run(place_.saved->path, parameters_, {memory_->weights, memory_->first, memory_->second});
+  host_tensors const t = model_.fetch();
+  load_run(place_.saved->path, parameters_, {t.weights, t.first, t.second});
+  model_.put();
   step_ = saved_step_ = place_.saved->step;
   checkpoint_path_ = place_.saved->path;
   if (!log_->all().empty()) before_ = log_->all().back().seconds;
@@ -189,7 +186,7 @@ bool training::must_stop() const { return stop_signals::received() != 0 || out_.
 
 void training::check_finite(losses const& l, double norm, index_t step) const {
   if (std::isfinite(l.cross_entropy_sum) && std::isfinite(l.balance) && std::isfinite(l.z) && std::isfinite(norm)) return;
-  std::string const gradient = first_non_finite(parameters_, memory_->gradients), weight = first_non_finite(parameters_, memory_->weights);
+  std::string const gradient = first_non_finite(parameters_, model_.fetch().gradients), weight = first_non_finite(parameters_, model_.fetch().weights);
   throw not_finite{"step " + std::to_string(step) + ": loss " + shortest(l.cross_entropy_sum / static_cast<double>(std::max<index_t>(l.targets, 1))) +
                    ", gradient norm " + shortest(norm) + "\nfirst gradient that is not finite: " + (gradient.empty() ? "none" : gradient) +
                    "\nfirst weight that is not finite: " + (weight.empty() ? "none" : weight)};
@@ -197,25 +194,21 @@ void training::check_finite(losses const& l, double norm, index_t step) const {
 
 step_metrics training::one_step(index_t step) {
   double const begin = now();
-  index_t const size = model_.buffer_size();
-  moe::parallel_chunks(space_, size, 1 << 16, 0.1, [&](index_t, index_t b, index_t e) {
-    std::memset(memory_->gradients + b, 0, static_cast<std::size_t>(e - b) * sizeof(float));
-  });
+  model_.zero_gradients();
   losses sum;
   double bytes = 0;
   step_load_.clear();
   for (index_t i = 0; i < config_.accumulate; ++i) {
-    windows_->fill(((step - 1) * config_.accumulate + i) * config_.batch, memory_->token, memory_->target);
-    for (index_t t = 0; t < shape().tokens(); ++t) bytes += codec_->bytes()[static_cast<std::size_t>(memory_->target(t))];
-    losses const l = model_.loss_and_gradient(space_, memory_->weights, memory_->gradients, memory_->token, memory_->target,
-                                              1.0 / static_cast<double>(config_.accumulate), memory_->scratch);
+    windows_->fill(((step - 1) * config_.accumulate + i) * config_.batch, model_.token(), model_.target());
+    for (index_t t = 0; t < shape().tokens(); ++t) bytes += codec_->bytes()[static_cast<std::size_t>(model_.target()(t))];
+    losses const l = model_.loss_and_gradient(1.0 / static_cast<double>(config_.accumulate));
     sum.cross_entropy_sum += l.cross_entropy_sum, sum.targets += l.targets;
     sum.balance += l.balance / static_cast<double>(config_.accumulate), sum.z += l.z / static_cast<double>(config_.accumulate);
     model_.add_load(step_load_);
   }
-  double const norm = optimizer_->norm(space_, *memory_);
+  double const norm = model_.gradient_norm();
   check_finite(sum, norm, step);
-  optimizer_->update(space_, *memory_, step, norm);
+  optimizer_->update(model_, step, norm);
   step_metrics m;
   m.step = step;
   m.loss = sum.cross_entropy_sum / static_cast<double>(sum.targets);
@@ -231,7 +224,7 @@ step_metrics training::one_step(index_t step) {
 /// A few windows spread over the held-out text: the same ones each time.
 double training::held_out_sample() {
   index_t const count = std::min(config_.batch, held_out_->count());
-  return evaluate(model_, space_, *memory_, shape(), *held_out_, codec_->bytes(), 0, held_out_->count() / count, count).bits_per_byte();
+  return evaluate(model_, shape(), *held_out_, codec_->bytes(), 0, held_out_->count() / count, count).bits_per_byte();
 }
 
 void training::report_progress(step_metrics& m) {
@@ -275,10 +268,11 @@ void training::warn_of_starving() {
 
 void training::save() {
   if (saved_step_ == step_ || step_ == 0) return;
-  std::string const bad = first_non_finite(parameters_, memory_->weights);
+  host_tensors const t = model_.fetch();
+  std::string const bad = first_non_finite(parameters_, t.weights);
   if (!bad.empty()) throw not_finite{"step " + std::to_string(step_) + ": weights that are not finite are not saved: " + bad};
   checkpoint_path_ = save_run(place_.directory, step_, config_.seed, corpus_.hash, identity(config_, model_, codec_->checksum()), parameters_,
-                              {memory_->weights, memory_->first, memory_->second});
+                              {t.weights, t.first, t.second});
   saved_step_ = step_, last_save_ = now();
   log_->flush();
 }
@@ -308,13 +302,13 @@ void training::loop() {
 
 void training::finish() {
   double const seconds = before_ + now() - start_;
-  evaluation const e = evaluate(model_, space_, *memory_, shape(), *held_out_, codec_->bytes(), 0, 1, held_out_->count(),
+  evaluation const e = evaluate(model_, shape(), *held_out_, codec_->bytes(), 0, 1, held_out_->count(),
                                 [](index_t) { return stop_signals::received() != 0; });
   if (stop_signals::received() != 0) return;
   for (auto const& line : load_report(e.load)) out_.print(line);
   out_.print("evaluated " + thousands(e.tokens) + " tokens in " + duration_text(e.seconds) + ", each from the " + std::to_string(config_.length) +
              " tokens of its window at most; perplexity per token " + fixed(std::exp(e.nats / static_cast<double>(e.tokens)), 2));
-  std::string const text = generate(model_, space_, *memory_, config_.length, *codec_, {.prompt = "\n", .seed = config_.seed},
+  std::string const text = generate(model_, config_.length, *codec_, {.prompt = "\n", .seed = config_.seed},
                                     [](auto const&) { return stop_signals::received() == 0; });
   out_.print("\nsample (temperature 0.8, top-p 0.95):\n" + printable(text) + "\n");
 

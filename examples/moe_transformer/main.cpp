@@ -1,12 +1,12 @@
 // One program per preset: MOE_PRESET names a struct of model.hpp.
-#include "model.hpp"
-
-#include <examples/common/model_engine.hpp>
+#include <examples/common/devices.hpp>
 #include <examples/common/process.hpp>
+
+#include "model.hpp"
 
 int main(int argc, char** argv) {
   trainer::calm_waiting_threads(argv);
   using preset = moe_transformer::MOE_PRESET;
-  trainer::model_engine<preset::model> model;
-  return trainer::run(argc, argv, model, preset::defaults);
+  auto const devices = trainer::devices<preset::model>();
+  return trainer::run(argc, argv, devices, preset::defaults, preset::model::vocab);
 }

@@ -4,17 +4,23 @@
 #include <csignal>
 #include <limits>
 
-#include <examples/common/engine.hpp>
+#include <examples/common/device.hpp>
+#include <examples/common/memory_engine.hpp>
 #include <examples/common/trainer.hpp>
 
 namespace test {
 
 using moe::index_t;
 
-class bigram final : public trainer::engine {
- public:
+/// What shall go wrong, in every engine made from now on.
+struct faults {
   index_t poison_pass = -1;               ///< the gradient of this pass (counted from 0) gets a NaN
   int raise_pass = -1, raise_signal = 0;  ///< sends this signal to the process in that pass
+};
+
+class bigram final : public trainer::memory_engine<trainer::cpu_device> {
+ public:
+  static inline faults injected;
 
   index_t vocab() const override { return 256; }
   index_t buffer_size() const override { return 256 * 256 + 16; }
@@ -25,7 +31,13 @@ class bigram final : public trainer::engine {
     return {{"table.weight", parameter_group::unembedding, {}, 0, 256 * 256, 1, 256, 256, &row_major::offset, 256 * 256},
             {"unused.norm", parameter_group::norm, {}, 256 * 256, 16, 1, 1, 16, &row_major::offset, 16}};
   }
-  void initialise(float* w, std::uint64_t seed) const override {
+  void add_load(trainer::expert_load& load) override {
+    if (load.counts.empty()) load.counts.push_back(std::vector<index_t>(4, 0));
+    for (index_t t = 0; t < last_.extent<0>(); ++t) ++load.counts[0][static_cast<std::size_t>(last_(t) % 4)];
+  }
+
+ protected:
+  void initial_weights(float* w, std::uint64_t seed) const override {
     moe::random_stream const random{seed, moe::random_purpose::initialisation, 0};
     for (index_t i = 0; i < buffer_size(); ++i) w[i] = static_cast<float>(0.02 * random.normal(static_cast<std::uint64_t>(i)));
   }
@@ -34,24 +46,20 @@ class bigram final : public trainer::engine {
   std::size_t state_bytes(index_t) const override { return 64; }
   std::size_t decode_scratch_bytes(moe::cpu const&, index_t, index_t) const override { return 0; }
 
-  void reserve(moe::arena& memory, trainer::sequence_shape n) override { last_ = memory.vec<int>(n.tokens()); }
-  trainer::losses loss_and_gradient(moe::cpu const&, float const* w, float* g, trainer::token_view token, trainer::token_view target, double scale,
-                                    moe::arena& scratch) override {
-    index_t const pass = passes_++;
-    if (pass == raise_pass) raise(raise_signal);
+  void reserve(moe::cpu const&, moe::arena& memory, trainer::sequence_shape n) override { last_ = memory.vec<int>(n.tokens()); }
+  trainer::losses pass_with_gradient(moe::cpu const&, float const* w, float* g, trainer::token_view token, trainer::token_view target, double scale,
+                                     moe::arena& scratch) override {
+    index_t const number = passes_++;
+    if (number == injected.raise_pass) raise(injected.raise_signal);
     trainer::losses const l = pass_over(w, g, token, target, scale, scratch);
-    if (pass == poison_pass) g[300] = std::numeric_limits<float>::quiet_NaN();
+    if (number == injected.poison_pass) g[300] = std::numeric_limits<float>::quiet_NaN();
     return l;
   }
-  trainer::losses loss(moe::cpu const&, float const* w, trainer::token_view token, trainer::token_view target, moe::arena& scratch) override {
+  trainer::losses pass(moe::cpu const&, float const* w, trainer::token_view token, trainer::token_view target, moe::arena& scratch) override {
     return pass_over(w, nullptr, token, target, 0, scratch);
   }
-  void add_load(trainer::expert_load& load) override {
-    if (load.counts.empty()) load.counts.push_back(std::vector<index_t>(4, 0));
-    for (index_t t = 0; t < last_.extent<0>(); ++t) ++load.counts[0][static_cast<std::size_t>(last_(t) % 4)];
-  }
-  void start_decoding(moe::arena&, index_t) override {}
-  void decode(moe::cpu const&, float const* w, trainer::token_view token, moe::matrix_view<float> logits, moe::arena&) override {
+  void start_state(moe::cpu const&, moe::arena&, index_t) override {}
+  void decode_rows_of(moe::cpu const&, float const* w, trainer::token_view token, moe::matrix_view<float> logits, moe::arena&) override {
     for (index_t t = 0; t < token.extent<0>(); ++t) std::copy_n(w + 256 * token(t), 256, logits.row(t));
   }
 
@@ -77,5 +85,8 @@ class bigram final : public trainer::engine {
   moe::vector_view<int> last_;
   index_t passes_ = 0;
 };
+
+inline constexpr trainer::device_choice bigram_devices[] = {
+    {"cpu", []() -> std::unique_ptr<trainer::engine> { return std::make_unique<bigram>(); }}};
 
 }  // namespace test

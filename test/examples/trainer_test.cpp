@@ -42,7 +42,7 @@ struct folder {
 
 trainer::preset const fake{.name = "fake", .what = "a test", .minutes = 0.01, .batch = 4, .length = 16, .tokenizer = "bytes", .lr = 0.05};
 
-result run(test::bigram model, std::vector<std::string> arguments, char const* environment = nullptr, trainer::preset const& preset = fake) {
+result run(test::faults faults, std::vector<std::string> arguments, char const* environment = nullptr, trainer::preset const& preset = fake) {
   static int count = 0;
   std::string const out = "/tmp/moe_out_" + std::to_string(getpid()) + "_" + std::to_string(++count), err = out + "e";
   std::cout.flush();
@@ -54,7 +54,8 @@ result run(test::bigram model, std::vector<std::string> arguments, char const* e
     if (environment != nullptr) setenv("MOE_STOP_AFTER", environment, 1);
     std::vector<char const*> argv{"fake"};
     for (auto const& a : arguments) argv.push_back(a.c_str());
-    int const code = trainer::run(static_cast<int>(argv.size()), argv.data(), model, preset);
+    test::bigram::injected = faults;
+    int const code = trainer::run(static_cast<int>(argv.size()), argv.data(), test::bigram_devices, preset, 256);
     std::fflush(stdout);
     _exit(code);
   }
@@ -126,9 +127,9 @@ TEST_CASE("trainer: a run that was stopped and resumed equals one that never sto
   };
   for (stop const s : {stop{SIGINT, 130}, stop{SIGTERM, 143}, stop{SIGHUP, 129}}) {
     std::string const out = f.run("stopped" + std::to_string(s.signal));
-    test::bigram model;
-    model.raise_pass = 30, model.raise_signal = s.signal;  // in the first half of step 16
-    result const r = run(model, with({"train", "--out", out}));
+    test::faults faults;
+    faults.raise_pass = 30, faults.raise_signal = s.signal;  // in the first half of step 16
+    result const r = run(faults, with({"train", "--out", out}));
     INFO(r.out, r.err);
     CHECK(r.code == s.code);
     CHECK(test::contains(r.out, "after step 16 of 40; saved"));
@@ -142,9 +143,9 @@ TEST_CASE("trainer: a run that was stopped and resumed equals one that never sto
     CHECK(std::count(log.begin(), log.end(), '\n') == 41);
   }
   // killed between checkpoints: the steps since the last one are done again
-  test::bigram model;
-  model.raise_pass = 50, model.raise_signal = SIGKILL;
-  CHECK(run(model, with({"train", "--out", f.run("killed"), "--checkpoint-every", "7"})).code == 1000 + SIGKILL);
+  test::faults faults;
+  faults.raise_pass = 50, faults.raise_signal = SIGKILL;
+  CHECK(run(faults, with({"train", "--out", f.run("killed"), "--checkpoint-every", "7"})).code == 1000 + SIGKILL);
   CHECK(run({}, {"train", "--data", f.text, "--resume", "--out", f.run("killed")}).code == 0);
   CHECK(bytes_of(f.run("killed")) == whole);
 }
@@ -168,9 +169,9 @@ TEST_CASE("trainer: resume refuses what would give another run, and names it") {
 
 TEST_CASE("trainer: a gradient that is not a number stops the run, is named, and leaves the last checkpoint") {
   folder const f;
-  test::bigram model;
-  model.poison_pass = 6;
-  result const r = run(model, {"train", "--data", f.text, "--out", f.run("a"), "--steps", "20", "--checkpoint-every", "4"});
+  test::faults faults;
+  faults.poison_pass = 6;
+  result const r = run(faults, {"train", "--data", f.text, "--out", f.run("a"), "--steps", "20", "--checkpoint-every", "4"});
   CHECK(r.code == 3);
   CHECK(test::contains(r.err, "step 7: "));
   CHECK(test::contains(r.err, "first gradient that is not finite: table.weight (1 of 65536 elements)"));
@@ -215,26 +216,27 @@ TEST_CASE("trainer: every group has its learning rate and weight decay, and a dr
     bool const decays = g != parameter_group::norm && g != parameter_group::embedding;
     CHECK(rates.at(g, 5) == moe::group_rate{g == parameter_group::unembedding ? 0.0125 : 0.025, decays ? c.weight_decay : 0});
   }
-  test::bigram model;
-  moe::cpu const space{.threads = 1};  // no team of threads: the processes that later cases fork could not use it
-  trainer::run_memory memory(model, space, {c.batch, c.length}, true), expected(model, space, {c.batch, c.length}, true);
-  auto const fill = [&](trainer::run_memory& m) {
-    for (index_t i = 0; i < model.buffer_size(); ++i) m.weights[i] = 1, m.gradients[i] = 0.25f, m.first[i] = m.second[i] = 0;
-  };
-  fill(memory), fill(expected);
-  trainer::optimizer const optimizer(c, p, model.parameters(), model.buffer_size());
+  test::bigram model, expected;
+  for (test::bigram* const m : {&model, &expected}) {
+    m->use_threads(1);  // no team of threads: the processes that later cases fork could not use it
+    m->allocate({c.batch, c.length}, trainer::purpose::training);
+    trainer::host_tensors const t = m->fetch();
+    for (index_t i = 0; i < m->buffer_size(); ++i) t.weights[i] = 1, t.gradients[i] = 0.25f, t.first[i] = t.second[i] = 0;
+  }
+  trainer::optimizer const optimizer(c, p, model.parameters());
   CHECK(optimizer.learning_rate(5) == 0.025);
-  double const norm = optimizer.norm(space, memory);
-  optimizer.update(space, memory, 5, norm);
+  double const norm = model.gradient_norm();
+  optimizer.update(model, 5, norm);
+  trainer::host_tensors const got = model.fetch(), wanted = expected.fetch();
   for (auto const& x : model.parameters()) {
     bool const table = x.group == parameter_group::unembedding;
     auto const part = [&](float* all) { return moe::vec(all + x.offset, x.size); };
-    moe::adamw(space, part(expected.weights), part(expected.first), part(expected.second), part(expected.gradients), table ? 0.0125 : 0.025,
+    moe::adamw(moe::cpu{1}, part(wanted.weights), part(wanted.first), part(wanted.second), part(wanted.gradients), table ? 0.0125 : 0.025,
                table ? c.weight_decay : 0, moe::clip_scale(norm, c.clip), 5);
   }
-  CHECK(std::equal(memory.weights, memory.weights + model.buffer_size(), expected.weights));
-  CHECK(std::equal(memory.second, memory.second + model.buffer_size(), expected.second));
-  CHECK(memory.weights[0] != memory.weights[256 * 256]);
+  CHECK(std::equal(got.weights, got.weights + model.buffer_size(), wanted.weights));
+  CHECK(std::equal(got.second, got.second + model.buffer_size(), wanted.second));
+  CHECK(got.weights[0] != got.weights[256 * 256]);
 }
 
 TEST_CASE("trainer: two trainers do not share a directory; a dry run makes none; short and missing texts are errors") {
@@ -257,4 +259,7 @@ TEST_CASE("trainer: two trainers do not share a directory; a dry run makes none;
   CHECK(test::contains(run({}, {"--data", f.path + "/none", "--out", f.run("x"), "--steps", "1"}).err, f.path + "/none"));
   CHECK(test::contains(run({}, {"--data", f.text, "--out", f.run("x"), "--steps", "1", "--length", "100000"}).err, "too few for one window"));
   CHECK(run({}, {"train", "--no-such-flag"}).code == 2);
+  result const cuda = run({}, {"train", "--device", "cuda"});
+  CHECK(cuda.code == 2);
+  CHECK(cuda.err == "--device is cuda, but this program was compiled for: cpu; the target with _cuda behind its name has it (it needs nvcc)\n");
 }

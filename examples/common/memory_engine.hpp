@@ -1,0 +1,213 @@
+#pragma once
+// The half of an engine that knows a device and no model: buffers, copies to and from the host, the optimizer.
+#include <examples/common/engine.hpp>
+#include <moe/core/elementwise.hpp>
+#include <moe/optim/clip.hpp>
+
+namespace trainer {
+
+template <class Device>
+class memory_engine : public engine {
+ public:
+  using space = typename Device::space;
+
+  std::string device() const override { return Device::describe(space_); }
+  void use_threads(int n) override { Device::use_threads(space_, n); }
+  memory_plan plan(sequence_shape n, purpose what) const override;
+  void allocate(sequence_shape n, purpose what) override;
+
+  void initialise(std::uint64_t seed) override;
+  host_tensors fetch() override;
+  void put() override;
+
+  moe::vector_view<int> token() override { return host_token_; }
+  moe::vector_view<int> target() override { return host_target_; }
+  void zero_gradients() override { moe::fill(space_, rows_of_buffer(tensors_.gradients), 0.0f); }
+  losses loss_and_gradient(double scale) override {
+    send_batch();
+    moe::arena scratch = scratch_;
+    return pass_with_gradient(space_, tensors_.weights, tensors_.gradients, token_, target_, scale, scratch);
+  }
+  losses loss() override {
+    send_batch();
+    moe::arena scratch = scratch_;
+    return pass(space_, tensors_.weights, token_, target_, scratch);
+  }
+  double gradient_norm() override;
+  void update(std::span<moe::parameter_span const> spans, moe::group_schedule const& rates, double gradient_scale, index_t step) override {
+    auto const all = [&](float* p) { return moe::vec(p, buffer_size()); };
+    moe::adamw_by_group(space_, spans, rates, all(tensors_.weights), all(tensors_.first), all(tensors_.second), all(tensors_.gradients), gradient_scale,
+                        step);
+  }
+
+  void start_decoding() override {
+    moe::arena state(decoding_, decoding_bytes_);
+    start_state(space_, state, length_);
+  }
+  moe::in<float, moe::dyn> decode(token_view token) override;
+
+ protected:
+  // What the model adds. All pointers and views are memory of the device.
+  virtual std::size_t activation_bytes(sequence_shape n) const = 0;
+  virtual std::size_t scratch_bytes(space const& s, sequence_shape n) const = 0;
+  virtual std::size_t state_bytes(index_t capacity) const = 0;
+  virtual std::size_t decode_scratch_bytes(space const& s, index_t rows, index_t capacity) const = 0;
+  virtual void initial_weights(float* host, std::uint64_t seed) const = 0;
+  /// Activations of all later passes lie in `memory`.
+  virtual void reserve(space const& s, moe::arena& memory, sequence_shape n) = 0;
+  virtual losses pass_with_gradient(space const& s, float const* w, float* g, token_view token, token_view target, double scale, moe::arena& scratch) = 0;
+  virtual losses pass(space const& s, float const* w, token_view token, token_view target, moe::arena& scratch) = 0;
+  /// What decoding keeps of earlier tokens lies in `memory`.
+  virtual void start_state(space const& s, moe::arena& memory, index_t capacity) = 0;
+  /// The logits [token.size(), vocab] behind each of the next tokens.
+  virtual void decode_rows_of(space const& s, float const* w, token_view token, moe::matrix_view<float> logits, moe::arena& scratch) = 0;
+
+  space space_;
+
+ private:
+  std::size_t buffer_bytes() const { return moe::aligned(static_cast<std::size_t>(buffer_size()) * sizeof(float)); }
+  /// A buffer as a matrix, so that all threads have rows to work on. Its size is a multiple of 16: parameters begin at cache lines.
+  moe::matrix_view<float> rows_of_buffer(float* p) const { return moe::mat(p, buffer_size() / 16, 16); }
+  void allocate_host(sequence_shape n, purpose what);
+  void send_batch();
+  template <class T>
+  void copy(T* to, T const* from, index_t n) const {
+    if (to != nullptr) moe::copy(space_, to, from, n);
+  }
+
+  typename Device::buffer memory_;
+  moe::buffer host_memory_;
+  host_tensors tensors_, host_;  ///< on the device; on the host
+  moe::vector_view<int> token_, target_, host_token_, host_target_;
+  moe::matrix_view<float> logits_;
+  moe::vector_view<float> host_logits_;
+  moe::vector_view<double> norm_;
+  moe::arena scratch_;
+  std::byte* decoding_ = nullptr;
+  std::size_t decoding_bytes_ = 0;
+  index_t length_ = 0;
+};
+
+template <class Device>
+memory_plan memory_engine<Device>::plan(sequence_shape n, purpose what) const {
+  memory_plan plan;
+  plan.weights = buffer_bytes();
+  if (what == purpose::training) plan.gradients = plan.weights, plan.moments = 2 * plan.weights;
+  plan.scratch = moe::aligned(decode_scratch_bytes(space_, decode_rows, n.length));
+  if (what != purpose::decoding) {
+    plan.activations = moe::aligned(activation_bytes(n));
+    plan.scratch = std::max(plan.scratch, moe::aligned(scratch_bytes(space_, n)));
+  }
+  if (what == purpose::training) plan.scratch = std::max(plan.scratch, moe::aligned(moe::global_norm_scratch_bytes(space_, buffer_size())));
+  plan.batch = 2 * moe::aligned(static_cast<std::size_t>(what == purpose::decoding ? decode_rows : std::max(n.tokens(), decode_rows)) * sizeof(int)) +
+               moe::alignment;  // and the norm
+  plan.decoding = moe::aligned(state_bytes(n.length)) + moe::aligned(static_cast<std::size_t>(decode_rows * vocab()) * sizeof(float));
+  return plan;
+}
+
+template <class Device>
+void memory_engine<Device>::allocate(sequence_shape n, purpose what) {
+  memory_plan const p = plan(n, what);
+  memory_ = typename Device::buffer(p.total());
+  moe::arena all(memory_.data(), memory_.bytes());
+  index_t const tokens = what == purpose::decoding ? decode_rows : std::max(n.tokens(), decode_rows);
+  tensors_ = {.weights = all.take<float>(buffer_size())};
+  if (what == purpose::training)
+    for (float** const t : {&tensors_.gradients, &tensors_.first, &tensors_.second}) *t = all.take<float>(buffer_size());
+  token_ = all.vec<int>(tokens), target_ = all.vec<int>(tokens), norm_ = all.vec<double>(1);
+  if (what != purpose::decoding) reserve(space_, all, n);
+  logits_ = all.mat<float>(decode_rows, vocab());
+  decoding_bytes_ = moe::aligned(state_bytes(n.length));
+  decoding_ = all.take<std::byte>(static_cast<index_t>(decoding_bytes_));
+  scratch_ = moe::arena(all.take<std::byte>(static_cast<index_t>(p.scratch)), p.scratch);
+  length_ = n.length;
+  allocate_host(n, what);
+  auto const batch = [&](moe::vector_view<int> all_tokens) { return what == purpose::decoding ? all_tokens : moe::vec(all_tokens.data(), n.tokens()); };
+  host_token_ = batch(host_token_), host_target_ = batch(host_target_);
+  if (what != purpose::decoding) token_ = batch(token_), target_ = batch(target_);
+}
+
+template <class Device>
+void memory_engine<Device>::allocate_host(sequence_shape, purpose) {
+  if constexpr (Device::is_host) {
+    host_ = tensors_, host_token_ = token_, host_target_ = target_;
+    return;
+  }
+  auto const lay_out = [&](moe::arena& a) {
+    host_ = {};
+    for (auto const member : {&host_tensors::weights, &host_tensors::gradients, &host_tensors::first, &host_tensors::second})
+      if (tensors_.*member != nullptr) host_.*member = a.take<float>(buffer_size());
+    host_token_ = a.vec<int>(token_.size()), host_target_ = a.vec<int>(target_.size());
+    host_logits_ = a.vec<float>(vocab());
+  };
+  moe::arena measure;
+  lay_out(measure);
+  host_memory_ = moe::buffer(measure.peak());
+  moe::arena memory(host_memory_);
+  lay_out(memory);
+}
+
+template <class Device>
+void memory_engine<Device>::initialise(std::uint64_t seed) {
+  initial_weights(host_.weights, seed);
+  for (float* const moment : {host_.first, host_.second})
+    if (moment != nullptr) std::fill_n(moment, buffer_size(), 0.0f);
+  put();
+}
+
+template <class Device>
+host_tensors memory_engine<Device>::fetch() {
+  if constexpr (!Device::is_host) {
+    for (auto const member : {&host_tensors::weights, &host_tensors::gradients, &host_tensors::first, &host_tensors::second})
+      copy(host_.*member, static_cast<float const*>(tensors_.*member), buffer_size());
+    space_.wait();
+  }
+  return host_;
+}
+
+template <class Device>
+void memory_engine<Device>::put() {
+  if constexpr (!Device::is_host) {
+    for (auto const member : {&host_tensors::weights, &host_tensors::first, &host_tensors::second})
+      copy(tensors_.*member, static_cast<float const*>(host_.*member), buffer_size());
+    space_.wait();
+  }
+}
+
+template <class Device>
+void memory_engine<Device>::send_batch() {
+  if constexpr (!Device::is_host) {
+    copy(token_.data(), static_cast<int const*>(host_token_.data()), token_.size());
+    copy(target_.data(), static_cast<int const*>(host_target_.data()), target_.size());
+  }
+}
+
+template <class Device>
+double memory_engine<Device>::gradient_norm() {
+  moe::arena scratch = scratch_;
+  moe::global_norm<float>(space_, moe::vec(static_cast<float const*>(tensors_.gradients), buffer_size()), moe::view<1>(norm_.data(), 1), scratch);
+  double norm = 0;
+  moe::copy(space_, &norm, static_cast<double const*>(norm_.data()), 1);
+  space_.wait();
+  return norm;
+}
+
+template <class Device>
+moe::in<float, moe::dyn> memory_engine<Device>::decode(token_view token) {
+  index_t const rows = token.size();
+  moe::expects(rows >= 1 && rows <= decode_rows, moe::errc::bad_argument, "decode: ", rows, " tokens, needs 1 to ", decode_rows);
+  token_view here = token;
+  if constexpr (!Device::is_host) {
+    copy(token_.data(), token.data(), rows);
+    here = moe::vec(static_cast<int const*>(token_.data()), rows);
+  }
+  moe::arena scratch = scratch_;
+  decode_rows_of(space_, tensors_.weights, here, moe::mat(logits_.data(), rows, vocab()), scratch);
+  float const* const last = logits_.row(rows - 1);
+  if constexpr (Device::is_host) return moe::vec(last, vocab());
+  copy(host_logits_.data(), last, vocab());
+  space_.wait();
+  return host_logits_;
+}
+
+}  // namespace trainer
