@@ -49,14 +49,20 @@ double softmax_row(A* row, index_t vocab, index_t stride, int target, A scale) {
     row_vectors<A>(stride, [&](index_t c, auto n) { (V::load(row + c, n) * V::all(factor)).store(row + c, n); });
     row[target] = at_target;
   }
-  return std::log(static_cast<double>(sum)) + margin;
+  return log_scalar(static_cast<double>(sum)) + margin;
 }
 
 template <class T>
 void check_cross_entropy(char const* op, matrix_view<T const> x, matrix_view<T const> w, vector_view<int const> target) {
-  index_t const vocab = w.template extent<0>();
-  check_matrix(op, "w", w, vocab, x.template extent<1>());
+  check_matrix(op, "w", w, w.template extent<0>(), x.template extent<1>());
   check_vector(op, "target", target, x.template extent<0>());
+}
+template <class T>
+void check_cross_entropy_gradients(matrix_view<T const> x, matrix_view<T const> w, matrix_view<T> d_x, matrix_view<T> d_w) {
+  check_matrix("cross_entropy", "d_x", d_x, x.template extent<0>(), x.template extent<1>());
+  if (d_w.size() != 0) check_matrix("cross_entropy", "d_w", d_w, w.template extent<0>(), w.template extent<1>());
+}
+inline void check_targets(char const* op, vector_view<int const> target, index_t vocab) {
   for (index_t t = 0; t < target.size(); ++t)
     expects(target.data()[t] < vocab, errc::bad_argument, op, ": target[", t, "] is ", target.data()[t], ", needs to be below ", vocab,
             " (negative: ignored)");
@@ -95,11 +101,10 @@ matrix_view<A> weight_sums(cpu const& space, matrix_view<T> d_w, arena& scratch)
   }
 }
 
-/// Bytes for the largest of the three products.
-template <class T>
-std::size_t cross_entropy_gemm_bytes(cpu const& space, index_t tokens, index_t d, index_t vocab) {
+/// Bytes for the largest of the three products of a chunk of tokens.
+template <class T, class S>
+std::size_t cross_entropy_gemm_bytes(S const& space, index_t chunk, index_t d, index_t vocab) {
   using A = accumulator<T>;
-  index_t const chunk = std::min(tokens, cross_entropy_chunk);
   return std::max({gemm_scratch_bytes<A>(space, chunk, vocab, d), gemm_scratch_bytes<T>(space, chunk, d, vocab),
                    gemm_scratch_bytes<A>(space, vocab, d, chunk)});
 }
@@ -112,10 +117,11 @@ std::size_t cross_entropy_scratch_bytes(cpu const& space, index_t tokens, index_
   arena measure;
   detail::cross_entropy_scratch<A>(measure, tokens, vocab);
   if constexpr (!std::is_same_v<A, T>) measure.mat<A>(vocab, d);
-  return measure.peak() + detail::cross_entropy_gemm_bytes<T>(space, tokens, d, vocab);
+  index_t const chunk = std::min(tokens, detail::cross_entropy_chunk);
+  return measure.peak() + detail::cross_entropy_gemm_bytes<T>(space, chunk, d, vocab);
 }
 
-/// Cross-entropy of the logits x w^T, and its gradients, without ever holding the logits of more than 256 tokens:
+/// Cross-entropy of the logits x w^T, and its gradients, without ever holding the logits of more than 256 tokens (CUDA: 1024):
 ///   loss         = sum over t with target[t] >= 0 of  log sum_v exp(l[t, v]) - l[t, target[t]],   l[t, v] = sum_c x[t, c] w[v, c]
 ///   g[t, v]      = scale (softmax(l[t])[v] - [v == target[t]]), 0 where target[t] < 0   (mean: scale / max(1, targets that are not negative))
 ///   d_x[t, c]    = sum_v g[t, v] w[v, c]
@@ -143,8 +149,8 @@ void cross_entropy(cpu const& space, in<T, dyn, dyn> x, in<T, dyn, dyn> w, in<in
   index_t const tokens = x.template extent<0>(), d = x.template extent<1>(), vocab = w.template extent<0>();
   bool const weights = d_w.size() != 0;
   detail::check_cross_entropy<T>("cross_entropy", x, w, target);
-  detail::check_matrix("cross_entropy", "d_x", d_x, tokens, d);
-  if (weights) detail::check_matrix("cross_entropy", "d_w", d_w, vocab, d);
+  detail::check_cross_entropy_gradients<T>(x, w, d_x, d_w);
+  detail::check_targets("cross_entropy", target, vocab);
   loss(0) = 0, loss(1) = detail::count_targets(target);
   if (tokens == 0) return;
   if constexpr (C.mean) scale = static_cast<A>(static_cast<double>(scale) / std::max(1.0, loss(1)));
@@ -153,7 +159,8 @@ void cross_entropy(cpu const& space, in<T, dyn, dyn> x, in<T, dyn, dyn> w, in<in
   auto const sums = weights ? detail::weight_sums<A, T>(space, d_w, scratch) : matrix_view<A>();
   {  // too little scratch for a later product must show before the first one is done
     arena::scope const probe(scratch);
-    scratch.take<std::byte>(static_cast<index_t>(detail::cross_entropy_gemm_bytes<T>(space, tokens, d, vocab)));
+    index_t const chunk = std::min(tokens, detail::cross_entropy_chunk);
+    scratch.take<std::byte>(static_cast<index_t>(detail::cross_entropy_gemm_bytes<T>(space, chunk, d, vocab)));
   }
   for (index_t begin = 0; begin < tokens; begin += detail::cross_entropy_chunk) {
     index_t const end = std::min(tokens, begin + detail::cross_entropy_chunk);
@@ -174,6 +181,7 @@ void cross_entropy_loss(cpu const& space, in<T, dyn, dyn> x, in<T, dyn, dyn> w, 
   using A = accumulator<T>;
   index_t const tokens = x.template extent<0>();
   detail::check_cross_entropy<T>("cross_entropy_loss", x, w, target);
+  detail::check_targets("cross_entropy_loss", target, w.template extent<0>());
   loss(0) = 0, loss(1) = detail::count_targets(target);
   if (tokens == 0) return;
   arena::scope const scope(scratch);
