@@ -11,8 +11,7 @@ namespace moe::inline MOE_ISA {
 
 namespace detail {
 
-/// 1 / (1 + e^-x): the bits of a lane of sigmoid(simd<A>). The exponential ends in exact products by powers of two, so that fusing the last one with
-/// the sum would change nothing.
+/// 1 / (1 + e^-x): the bits of a lane of sigmoid(simd<A>).
 template <class A>
 __device__ A sigmoid_scalar(A x) {
   return A(1) / (A(1) + exp_scalar(-x));

@@ -25,9 +25,9 @@ template <class A, class T>
 row_moments<A> moments_of(T const* x, index_t d, A eps) {
   using V = simd<A>;
   A const n = static_cast<A>(std::max<index_t>(d, 1));
-  A const mean = row_sum<A>(d, [&](V s, index_t c, auto lanes) { return s + V::load(x + c, lanes); }) / n;
-  A const squares = row_sum<A>(d, [&](V s, index_t c, auto lanes) {
-    V const v = V::load(x + c, lanes) - first_lanes(mean, lanes);
+  A const mean = row_sum<A>(d, [&](V s, index_t c, auto count) { return s + V::load(x + c, count); }) / n;
+  A const squares = row_sum<A>(d, [&](V s, index_t c, auto count) {
+    V const v = V::load(x + c, count) - first_lanes(mean, count);
     return madd(v, v, s);
   });
   if (!(squares <= std::numeric_limits<A>::max())) return moments_of_large(x, d, eps);  // also where the mean overflowed; NaN stays
@@ -50,6 +50,28 @@ void layer_norm_backward_row(T const* d_y, T const* x, T const* w, row_moments<A
     (r * madd(-mean_dot, unit, g)).store(d_x + c, n);
   });
 }
+
+template <class A>
+void check_layer_norm(auto const& x, auto const& weight, auto const& bias, A eps, auto const& y, auto const& mean, auto const& rstd) {
+  index_t const tokens = x.template extent<0>(), d = x.template extent<1>();
+  check_vector("layer_norm", "weight", weight, d);
+  check_vector("layer_norm", "bias", bias, d);
+  check_matrix("layer_norm", "y", y, tokens, d);
+  check_vector("layer_norm", "mean", mean, tokens);
+  check_vector("layer_norm", "rstd", rstd, tokens);
+  expects(eps >= 0 && eps <= std::numeric_limits<A>::max(), errc::bad_argument, "layer_norm: eps is ", eps, ", needs to be finite and not negative");
+}
+void check_layer_norm_backward(auto const& d_y, auto const& x, auto const& weight, auto const& mean, auto const& rstd, auto const& d_x,
+                               auto const& d_weight, auto const& d_bias) {
+  index_t const tokens = x.template extent<0>(), d = x.template extent<1>();
+  check_matrix("layer_norm_backward", "d_y", d_y, tokens, d);
+  check_vector("layer_norm_backward", "weight", weight, d);
+  check_vector("layer_norm_backward", "mean", mean, tokens);
+  check_vector("layer_norm_backward", "rstd", rstd, tokens);
+  check_matrix("layer_norm_backward", "d_x", d_x, tokens, d);
+  check_vector("layer_norm_backward", "d_weight", d_weight, d);
+  check_vector("layer_norm_backward", "d_bias", d_bias, d);
+}
 }  // namespace detail
 
 /// Layer norm of each row:  y[t, c] = (x[t, c] - mean[t]) rstd[t] weight[c] + bias[c],  rstd[t] = 1 / sqrt(mean_c (x[t, c] - mean[t])^2 + eps)
@@ -71,12 +93,7 @@ void layer_norm(cpu const& space, in<T, dyn, dyn> x, in<T, dyn> weight, in<T, dy
   using A = accumulator<T>;
   using V = simd<A>;
   index_t const tokens = x.template extent<0>(), d = x.template extent<1>();
-  detail::check_vector("layer_norm", "weight", weight, d);
-  detail::check_vector("layer_norm", "bias", bias, d);
-  detail::check_matrix("layer_norm", "y", y, tokens, d);
-  detail::check_vector("layer_norm", "mean", mean, tokens);
-  detail::check_vector("layer_norm", "rstd", rstd, tokens);
-  expects(eps >= 0 && eps <= std::numeric_limits<A>::max(), errc::bad_argument, "layer_norm: eps is ", eps, ", needs to be finite and not negative");
+  detail::check_layer_norm(x, weight, bias, eps, y, mean, rstd);
   parallel_for(space, tokens, 4.0 * static_cast<double>(d), [&](index_t t) {
     T const *from = x.row(t), *w = weight.data(), *b = bias.data();
     T* to = y.row(t);
@@ -116,13 +133,7 @@ void layer_norm_backward(cpu const& space, in<T, dyn, dyn> d_y, in<T, dyn, dyn> 
                          in<accumulator<T>, dyn> rstd, tensor<T, dyn, dyn> d_x, tensor<T, dyn> d_weight, tensor<T, dyn> d_bias, arena& scratch) {
   using A = accumulator<T>;
   index_t const tokens = x.template extent<0>(), d = x.template extent<1>();
-  detail::check_matrix("layer_norm_backward", "d_y", d_y, tokens, d);
-  detail::check_vector("layer_norm_backward", "weight", weight, d);
-  detail::check_vector("layer_norm_backward", "mean", mean, tokens);
-  detail::check_vector("layer_norm_backward", "rstd", rstd, tokens);
-  detail::check_matrix("layer_norm_backward", "d_x", d_x, tokens, d);
-  detail::check_vector("layer_norm_backward", "d_weight", d_weight, d);
-  detail::check_vector("layer_norm_backward", "d_bias", d_bias, d);
+  detail::check_layer_norm_backward(d_y, x, weight, mean, rstd, d_x, d_weight, d_bias);
   if (tokens == 0 || d == 0) return;
   arena::scope const scope(scratch);
   auto const partials = scratch.mat<A>((tokens + detail::norm_chunk - 1) / detail::norm_chunk, 2 * d);

@@ -38,6 +38,23 @@ void rms_norm_backward_row(T const* d_y, T const* x, T const* w, A rstd, T* d_x,
     (r * madd(-mean, unit, dy * V::load(w + c, n))).store(d_x + c, n);
   });
 }
+
+template <class A>
+void check_rms_norm(auto const& x, auto const& weight, A eps, auto const& y, auto const& rstd) {
+  index_t const tokens = x.template extent<0>(), d = x.template extent<1>();
+  check_vector("rms_norm", "weight", weight, d);
+  check_matrix("rms_norm", "y", y, tokens, d);
+  check_vector("rms_norm", "rstd", rstd, tokens);
+  expects(eps >= 0 && eps <= std::numeric_limits<A>::max(), errc::bad_argument, "rms_norm: eps is ", eps, ", needs to be finite and not negative");
+}
+void check_rms_norm_backward(auto const& d_y, auto const& x, auto const& weight, auto const& rstd, auto const& d_x, auto const& d_weight) {
+  index_t const tokens = x.template extent<0>(), d = x.template extent<1>();
+  check_matrix("rms_norm_backward", "d_y", d_y, tokens, d);
+  check_vector("rms_norm_backward", "weight", weight, d);
+  check_vector("rms_norm_backward", "rstd", rstd, tokens);
+  check_matrix("rms_norm_backward", "d_x", d_x, tokens, d);
+  check_vector("rms_norm_backward", "d_weight", d_weight, d);
+}
 }  // namespace detail
 
 /// Root-mean-square norm of each row:  y[t, c] = x[t, c] rstd[t] weight[c],  rstd[t] = 1 / sqrt(mean_c x[t, c]^2 + eps)
@@ -58,10 +75,7 @@ void rms_norm(cpu const& space, in<T, dyn, dyn> x, in<T, dyn> weight, accumulato
   using A = accumulator<T>;
   using V = simd<A>;
   index_t const tokens = x.template extent<0>(), d = x.template extent<1>();
-  detail::check_vector("rms_norm", "weight", weight, d);
-  detail::check_matrix("rms_norm", "y", y, tokens, d);
-  detail::check_vector("rms_norm", "rstd", rstd, tokens);
-  expects(eps >= 0 && eps <= std::numeric_limits<A>::max(), errc::bad_argument, "rms_norm: eps is ", eps, ", needs to be finite and not negative");
+  detail::check_rms_norm(x, weight, eps, y, rstd);
   parallel_for(space, tokens, 2.0 * static_cast<double>(d), [&](index_t t) {
     T const *from = x.row(t), *w = weight.data();
     T* to = y.row(t);
@@ -98,11 +112,7 @@ void rms_norm_backward(cpu const& space, in<T, dyn, dyn> d_y, in<T, dyn, dyn> x,
                        tensor<T, dyn, dyn> d_x, tensor<T, dyn> d_weight, arena& scratch) {
   using A = accumulator<T>;
   index_t const tokens = x.template extent<0>(), d = x.template extent<1>();
-  detail::check_matrix("rms_norm_backward", "d_y", d_y, tokens, d);
-  detail::check_vector("rms_norm_backward", "weight", weight, d);
-  detail::check_vector("rms_norm_backward", "rstd", rstd, tokens);
-  detail::check_matrix("rms_norm_backward", "d_x", d_x, tokens, d);
-  detail::check_vector("rms_norm_backward", "d_weight", d_weight, d);
+  detail::check_rms_norm_backward(d_y, x, weight, rstd, d_x, d_weight);
   if (tokens == 0 || d == 0) return;
   arena::scope const scope(scratch);
   auto const partials = scratch.mat<A>((tokens + detail::norm_chunk - 1) / detail::norm_chunk, d);
