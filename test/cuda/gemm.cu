@@ -24,5 +24,5 @@ void instantiate(arena& scratch) {
   gemm<gemm_config{.transpose_b = true}>(cuda{}, b, b, f, scratch);  // logits, and their two gradients
   gemm(cuda{}, f, b, b, scratch);
   gemm<gemm_config{.transpose_a = true, .accumulate = true}>(cuda{}, f, b, f, scratch);
-  gemm<gemm_config{}, fma_tuning{.rows = 8, .columns = 8}>(cuda{}, f, f, f, scratch);
+  gemm<gemm_config{}, gemm_tuning{.fma = {.rows = 8, .columns = 8}}>(cuda{}, f, f, f, scratch);
 }

@@ -7,6 +7,7 @@
 using moe::bf16;
 using moe::grouped_gemm_config;
 using moe::index_t;
+using moe::matrix_unit;
 using moe::weight_gradient_config;
 using test::array;
 using test::contains;
@@ -105,7 +106,8 @@ struct gradient_problem {
   }
   array<TW> run(test::space const& space = test::on()) {
     array<TW> result = d_w;
-    test::memory<std::byte> memory(moe::grouped_gemm_weight_gradient_scratch_bytes<TW>(space, g.experts(), g.rows(), n) + moe::alignment, std::byte{0xff});
+    test::memory<std::byte> memory(moe::grouped_gemm_weight_gradient_scratch_bytes<TW>(space, g.experts(), g.rows(), n) + moe::alignment,
+                                   std::byte{0xff});
     moe::arena scratch(memory.data(), memory.size());
     moe::grouped_gemm_weight_gradient<C>(space, d_y.mat(), x.mat(), offsets.vec(), three(result, g.experts()), scratch, gather_d_y.vec(),
                                          gather_x.vec());
@@ -128,9 +130,28 @@ struct gradient_problem {
   }
 };
 
-constexpr grouped_gemm_config forward{}, backward{.transpose_w = false}, forward_add{.accumulate = true},
-    backward_add{.transpose_w = false, .accumulate = true};
-constexpr weight_gradient_config overwrite{}, add{.accumulate = true};
+template <matrix_unit U>
+constexpr grouped_gemm_config forward_by{.unit = U};
+template <matrix_unit U>
+constexpr grouped_gemm_config backward_by{.transpose_w = false, .unit = U};
+template <matrix_unit U>
+constexpr grouped_gemm_config forward_add_by{.accumulate = true, .unit = U};
+template <matrix_unit U>
+constexpr grouped_gemm_config backward_add_by{.transpose_w = false, .accumulate = true, .unit = U};
+template <matrix_unit U>
+constexpr weight_gradient_config overwrite_by{.unit = U};
+template <matrix_unit U>
+constexpr weight_gradient_config add_by{.accumulate = true, .unit = U};
+constexpr grouped_gemm_config forward = forward_by<matrix_unit::fma>, backward = backward_by<matrix_unit::fma>,
+                              forward_add = forward_add_by<matrix_unit::fma>, backward_add = backward_add_by<matrix_unit::fma>;
+constexpr weight_gradient_config overwrite = overwrite_by<matrix_unit::fma>, add = add_by<matrix_unit::fma>;
+
+/// f<unit>() for the units that multiply T.
+template <class T, class F>
+void for_each_unit(F const& f) {
+  f.template operator()<matrix_unit::fma>();
+  if constexpr (std::is_same_v<T, bf16>) f.template operator()<matrix_unit::mma>();
+}
 
 template <grouped_gemm_config C, class T>
 void check_forward() {
@@ -217,81 +238,89 @@ TEST_CASE_TEMPLATE("grouped_gemm: small integers are exact, forward and weight g
 }
 
 TEST_CASE_TEMPLATE("grouped_gemm: the same bits however it is executed", T, float, double, bf16) {
-  groups const g = on_cuda ? groups{{66, 0, 1, 20}, 5} : groups{{150, 0, 1, 260, 13, 0, 90}, 5};
-  index_t const in = on_cuda ? 40 : 130, out = 70;
-  forward_problem<forward, T> p(g, in, out, false);
-  forward_problem<backward_add, T> b(g, out, in, true);
-  gradient_problem<overwrite, T, T> q(g, out, in, true, true);
-  std::vector<T> y, x, d_w;
-  test::for_each_execution([&](test::space const& s, int i) {
-    auto const y_now = p.run(s).values(), x_now = b.run(s).values(), d_w_now = q.run(s).values();
-    if (i == 0) y = y_now, x = x_now, d_w = d_w_now;
-    CHECK(same_bits(y_now, y));
-    CHECK(same_bits(x_now, x));
-    CHECK(same_bits(d_w_now, d_w));
+  for_each_unit<T>([]<matrix_unit U>() {
+    groups const g = on_cuda ? groups{{66, 0, 1, 20}, 5} : groups{{150, 0, 1, 260, 13, 0, 90}, 5};
+    index_t const in = on_cuda ? 40 : 130, out = 70;
+    forward_problem<forward_by<U>, T> p(g, in, out, false);
+    forward_problem<backward_add_by<U>, T> b(g, out, in, true);
+    gradient_problem<overwrite_by<U>, T, T> q(g, out, in, true, true);
+    std::vector<T> y, x, d_w;
+    test::for_each_execution([&](test::space const& s, int i) {
+      auto const y_now = p.run(s).values(), x_now = b.run(s).values(), d_w_now = q.run(s).values();
+      if (i == 0) y = y_now, x = x_now, d_w = d_w_now;
+      CHECK(same_bits(y_now, y));
+      CHECK(same_bits(x_now, x));
+      CHECK(same_bits(d_w_now, d_w));
+    });
   });
 }
 
 TEST_CASE_TEMPLATE("grouped_gemm: a row's bits do not depend on the other rows nor on the other experts", T, float, double, bf16) {
-  index_t const k = on_cuda ? 50 : 140;
-  forward_problem<forward, T> all({{40, 0, 13, 97}}, k, 45, false);
-  auto const together = all.run();
-  for (index_t e : {0, 2, 3})
-    for (index_t r : {all.offsets(e), all.offsets(e + 1) - 1}) {
-      forward_problem<forward, T> alone({{1}}, k, 45, false);
-      for (index_t l = 0; l < k; ++l) alone.x(0, l) = all.x(r, l);
-      for (index_t j = 0; j < 45; ++j)
-        for (index_t l = 0; l < k; ++l) alone.w(j, l) = all.w(e * 45 + j, l);
-      auto const y = alone.run();
-      for (index_t j = 0; j < 45; ++j) REQUIRE(same_bits<T>({y(0, j)}, {together(r, j)}));
-    }
+  for_each_unit<T>([]<matrix_unit U>() {
+    index_t const k = on_cuda ? 50 : 140;
+    forward_problem<forward_by<U>, T> all({{40, 0, 13, 97}}, k, 45, false);
+    auto const together = all.run();
+    for (index_t e : {0, 2, 3})
+      for (index_t r : {all.offsets(e), all.offsets(e + 1) - 1}) {
+        forward_problem<forward_by<U>, T> alone({{1}}, k, 45, false);
+        for (index_t l = 0; l < k; ++l) alone.x(0, l) = all.x(r, l);
+        for (index_t j = 0; j < 45; ++j)
+          for (index_t l = 0; l < k; ++l) alone.w(j, l) = all.w(e * 45 + j, l);
+        auto const y = alone.run();
+        for (index_t j = 0; j < 45; ++j) REQUIRE(same_bits<T>({y(0, j)}, {together(r, j)}));
+      }
+  });
 }
 
 TEST_CASE_TEMPLATE("grouped_gemm: rows behind the last offset and experts without rows", T, float, double, bf16) {
-  groups const g{{4, 0, 3}, 6};
-  forward_problem<forward, T> p(g, 8, 5, false);
-  for (index_t r = 7; r < 13; ++r)
-    for (index_t l = 0; l < 8; ++l) p.x(r, l) = test::quiet_nan<T>();  // never read
-  for (index_t j = 0; j < 5; ++j)
-    for (index_t l = 0; l < 8; ++l) p.w(5 + j, l) = test::quiet_nan<T>();  // the weights of the expert without rows
-  for (index_t j = 0; j < 5; ++j) p.y(12, j) = T(4.0f);
-  auto const y = p.run();
-  for (index_t j = 0; j < 5; ++j) {
-    for (index_t r = 0; r < 7; ++r) REQUIRE(!std::isnan(static_cast<double>(y(r, j))));
-    REQUIRE(std::isnan(static_cast<double>(y(11, j))));  // still the poison
-    REQUIRE(static_cast<float>(y(12, j)) == 4.0f);
-  }
+  for_each_unit<T>([]<matrix_unit U>() {
+    groups const g{{4, 0, 3}, 6};
+    forward_problem<forward_by<U>, T> p(g, 8, 5, false);
+    for (index_t r = 7; r < 13; ++r)
+      for (index_t l = 0; l < 8; ++l) p.x(r, l) = test::quiet_nan<T>();  // never read
+    for (index_t j = 0; j < 5; ++j)
+      for (index_t l = 0; l < 8; ++l) p.w(5 + j, l) = test::quiet_nan<T>();  // the weights of the expert without rows
+    for (index_t j = 0; j < 5; ++j) p.y(12, j) = T(4.0f);
+    auto const y = p.run();
+    for (index_t j = 0; j < 5; ++j) {
+      for (index_t r = 0; r < 7; ++r) REQUIRE(!std::isnan(static_cast<double>(y(r, j))));
+      REQUIRE(std::isnan(static_cast<double>(y(11, j))));  // still the poison
+      REQUIRE(static_cast<float>(y(12, j)) == 4.0f);
+    }
 
-  gradient_problem<overwrite, T, T> zeros(g, 5, 8, false, false);
-  auto const d_w = zeros.run();
-  for (index_t i = 5; i < 10; ++i)
-    for (index_t j = 0; j < 8; ++j) REQUIRE(same_bits<T>({d_w(i, j)}, {T(0.0f)}));
-  gradient_problem<add, T, T> kept(g, 5, 8, false, false);
-  for (index_t j = 0; j < 8; ++j) kept.d_w(5, j) = T(-0.0f), kept.d_w(6, j) = test::quiet_nan<T>();
-  auto const d_v = kept.run();
-  for (index_t i = 5; i < 10; ++i)
-    for (index_t j = 0; j < 8; ++j) REQUIRE(same_bits<T>({d_v(i, j)}, {kept.d_w(i, j)}));
+    gradient_problem<overwrite_by<U>, T, T> zeros(g, 5, 8, false, false);
+    auto const d_w = zeros.run();
+    for (index_t i = 5; i < 10; ++i)
+      for (index_t j = 0; j < 8; ++j) REQUIRE(same_bits<T>({d_w(i, j)}, {T(0.0f)}));
+    gradient_problem<add_by<U>, T, T> kept(g, 5, 8, false, false);
+    for (index_t j = 0; j < 8; ++j) kept.d_w(5, j) = T(-0.0f), kept.d_w(6, j) = test::quiet_nan<T>();
+    auto const d_v = kept.run();
+    for (index_t i = 5; i < 10; ++i)
+      for (index_t j = 0; j < 8; ++j) REQUIRE(same_bits<T>({d_v(i, j)}, {kept.d_w(i, j)}));
+  });
 }
 
 TEST_CASE_TEMPLATE("grouped_gemm: a NaN reaches exactly the outputs it belongs to", T, float, double, bf16) {
-  forward_problem<forward, T> p({{14, 20}}, 30, 40, false);
-  gradient_problem<overwrite, T, T> q({{14, 20}}, 15, 40, false, false);
-  auto const y = p.run();
-  auto const d_w = q.run();
-  p.x(15, 29) = test::quiet_nan<T>(), p.w(40 + 33, 2) = test::quiet_nan<T>();
-  q.d_y(13, 7) = test::quiet_nan<T>(), q.x(3, 39) = test::quiet_nan<T>();
-  auto const y2 = p.run();
-  auto const d_w2 = q.run();
-  for (index_t r = 0; r < 34; ++r)
-    for (index_t j = 0; j < 40; ++j) {
-      if (r == 15 || (r >= 14 && j == 33)) REQUIRE(std::isnan(static_cast<double>(y2(r, j))));
-      else REQUIRE(same_bits<T>({y2(r, j)}, {y(r, j)}));
-    }
-  for (index_t i = 0; i < 30; ++i)
-    for (index_t j = 0; j < 40; ++j) {
-      if (i < 15 && (i == 7 || j == 39)) REQUIRE(std::isnan(static_cast<double>(d_w2(i, j))));
-      else REQUIRE(same_bits<T>({d_w2(i, j)}, {d_w(i, j)}));
-    }
+  for_each_unit<T>([]<matrix_unit U>() {
+    forward_problem<forward_by<U>, T> p({{14, 20}}, 30, 40, false);
+    gradient_problem<overwrite_by<U>, T, T> q({{14, 20}}, 15, 40, false, false);
+    auto const y = p.run();
+    auto const d_w = q.run();
+    p.x(15, 29) = test::quiet_nan<T>(), p.w(40 + 33, 2) = test::quiet_nan<T>();
+    q.d_y(13, 7) = test::quiet_nan<T>(), q.x(3, 39) = test::quiet_nan<T>();
+    auto const y2 = p.run();
+    auto const d_w2 = q.run();
+    for (index_t r = 0; r < 34; ++r)
+      for (index_t j = 0; j < 40; ++j) {
+        if (r == 15 || (r >= 14 && j == 33)) REQUIRE(std::isnan(static_cast<double>(y2(r, j))));
+        else REQUIRE(same_bits<T>({y2(r, j)}, {y(r, j)}));
+      }
+    for (index_t i = 0; i < 30; ++i)
+      for (index_t j = 0; j < 40; ++j) {
+        if (i < 15 && (i == 7 || j == 39)) REQUIRE(std::isnan(static_cast<double>(d_w2(i, j))));
+        else REQUIRE(same_bits<T>({d_w2(i, j)}, {d_w(i, j)}));
+      }
+  });
 }
 
 namespace {
@@ -316,8 +345,9 @@ struct arguments {  // of a call that is right: two experts, rows 3 and 2, in 4,
     auto scratch = memory.get();
     array<float> d_y(y.rows(), y.columns());
     d_y.normal(3);
-    std::string const e = error_of(
-        [&] { moe::grouped_gemm_weight_gradient(test::on(), d_y.mat(), x.mat(), offsets.vec(), three(d_w, 2), scratch, gather.vec(), gather_x.vec()); });
+    std::string const e = error_of([&] {
+      moe::grouped_gemm_weight_gradient(test::on(), d_y.mat(), x.mat(), offsets.vec(), three(d_w, 2), scratch, gather.vec(), gather_x.vec());
+    });
     if (!e.empty())
       for (float v : d_w.values()) REQUIRE(std::isnan(v));
     return e;
@@ -467,7 +497,7 @@ TEST_CASE("grouped_gemm: no experts, no rows, no columns") {
   offsets(0) = 0;
   moe::arena scratch(nullptr, 0);
   moe::grouped_gemm<forward>(test::on(), x.mat(), offsets.vec(), moe::tensor<float const, moe::dyn, moe::dyn, moe::dyn>(w.data(), 0, 6, 4), y.mat(),
-                                    scratch);
+                             scratch);
   forward_problem<forward, float> no_columns(ragged[3], 5, 0, false);
   no_columns.run();
   gradient_problem<overwrite, float, float> no_outputs(ragged[3], 0, 5, false, false);
@@ -476,7 +506,7 @@ TEST_CASE("grouped_gemm: no experts, no rows, no columns") {
 
 TEST_CASE("grouped_gemm: input and weight gradients agree with central differences") {
   groups const g{{4, 0, 7, 1}, 2};
-  index_t const k = 5, n = 6, sources = 9;
+  index_t const k = on_cuda ? 3 : 5, n = on_cuda ? 4 : 6, sources = 9;
   array<double> x(sources, k), w(g.experts() * n, k), weight(g.rows(), n), y(g.rows(), n), d_y(g.rows(), n), d_rows(g.rows(), k),
       d_w(g.experts() * n, k);
   array<int> const gather = some_gather(g.rows(), sources, 3);
@@ -507,24 +537,58 @@ TEST_CASE("grouped_gemm: input and weight gradients agree with central differenc
     for (index_t l = 0; l < k; ++l) CHECK(d_w(i, l) == 0.0);  // the expert without rows
 }
 
+namespace {
+template <grouped_gemm_config C>
+void check_integers(groups const& g, index_t in, index_t out, bool gathered, index_t stride = 0, index_t offset = 0) {
+  forward_problem<C, bf16> p(g, in, out, gathered, stride, offset);
+  p.x.integers(1), p.w.integers(2);
+  if (C.accumulate) p.y.integers(3);
+  REQUIRE(same_bits(p.run().values(), p.expected().values()));
+}
+template <weight_gradient_config C, class TW>
+void check_integers(groups const& g, index_t out, index_t in, bool by_y, bool by_x, index_t stride = 0, index_t offset = 0) {
+  gradient_problem<C, bf16, TW> p(g, out, in, by_y, by_x, stride, offset);
+  p.d_y.integers(1), p.x.integers(2);
+  if (C.accumulate) p.d_w.integers(3);
+  REQUIRE(same_bits(p.run().values(), p.expected().values()));
+}
+}  // namespace
+
+TEST_CASE("grouped_gemm on tensor cores: small integers have the bits of the chain, ragged, gathered, rows that start anywhere") {
+  constexpr matrix_unit mma = matrix_unit::mma;
+  for (groups const& g : {groups{{5}}, {{0, 0}, 3}, {{1, 0, 12, 17, 0, 33}}, {{0, 130, 3}, 2}, {{31, 32, 33}}, {{63, 1, 64, 65}}})
+    for (bool gathered : {false, true}) {
+      check_integers<forward_by<mma>>(g, 40, 24, gathered);
+      check_integers<backward_add_by<mma>>(g, 24, 40, gathered);
+      check_integers<forward_add_by<mma>>(g, 19, 35, gathered, 1, 1);
+      check_integers<backward_by<mma>>(g, 33, 21, gathered, 8, 8);
+      check_integers<overwrite_by<mma>, bf16>(g, 24, 40, gathered, false);
+      check_integers<add_by<mma>, float>(g, 40, 24, false, gathered);
+      check_integers<add_by<mma>, bf16>(g, 19, 35, gathered, gathered, 1, 1);
+      check_integers<overwrite_by<mma>, float>(g, 72, 130, gathered, gathered, 8, 2);
+    }
+}
+
 #if defined(MOE_TEST_CUDA)
 TEST_CASE("grouped_gemm: offsets that nobody could check never lead outside the outputs") {
   for (std::vector<index_t> const& wrong : {std::vector<index_t>{0, 4, 100}, {-3, 4, 8}, {8, 4, 0}, {0, 1000, 8}}) {
     forward_problem<forward, float> p({{4, 4}}, 8, 8, false);
+    forward_problem<forward_by<matrix_unit::mma>, bf16> p2({{4, 4}}, 8, 8, false);
     gradient_problem<overwrite, float, float> q({{4, 4}}, 8, 8, false, false);
-    for (index_t e = 0; e < 3; ++e) p.offsets(e) = q.offsets(e) = wrong[static_cast<std::size_t>(e)];
-    p.run();  // canaries stand around every array
-    q.run();
+    gradient_problem<overwrite_by<matrix_unit::mma>, bf16, float> q2({{4, 4}}, 8, 8, false, false);
+    for (index_t e = 0; e < 3; ++e) p.offsets(e) = p2.offsets(e) = q.offsets(e) = q2.offsets(e) = wrong[static_cast<std::size_t>(e)];
+    p.run(), p2.run(), q.run(), q2.run();  // canaries stand around every array
   }
 }
 
-TEST_CASE_TEMPLATE("grouped_gemm: results do not depend on the tile; a cut grid still covers all tiles; no scratch is needed", T, float, double, bf16) {
+TEST_CASE_TEMPLATE("grouped_gemm: results do not depend on the tile; a cut grid still covers all tiles; no scratch is needed", T, float, double,
+                   bf16) {
   groups const g{{70, 0, 3}, 2};
   forward_problem<forward, T> p(g, 35, 131, true);
   gradient_problem<overwrite, T, T> q(g, 70, 131, true, false);
   moe::arena none;
   array<T> y = p.y, d_w = q.d_w;
-  constexpr moe::fma_tuning large{.rows = 4, .columns = 8};
+  constexpr moe::gemm_tuning large{.fma = {.rows = 4, .columns = 8}};
   moe::grouped_gemm<forward, large>(test::on(), p.x.mat(), p.offsets.vec(), three(p.w, 3), y.mat(), none, p.gather.vec());
   CHECK(same_bits(y.values(), p.expected().values()));
   moe::grouped_gemm_weight_gradient<overwrite, large>(test::on(), q.d_y.mat(), q.x.mat(), q.offsets.vec(), three(d_w, 3), none, q.gather_d_y.vec());
@@ -541,6 +605,28 @@ TEST_CASE_TEMPLATE("grouped_gemm: results do not depend on the tile; a cut grid 
                 {.blocks = 2, .threads = moe::detail::fma_threads, .shared_bytes = sizeof(layout)}, s, products);
     CHECK(same_bits(y.values(), expected));
   });
+
+  if constexpr (std::is_same_v<T, bf16>) {
+    constexpr moe::gemm_tuning small{.mma = {.rows = 64, .columns = 64, .stages = 2}};
+    forward_problem<forward_by<matrix_unit::mma>, T> pm({{70, 0, 3}, 2}, 104, 136, true);
+    gradient_problem<overwrite_by<matrix_unit::mma>, T, float> qm({{70, 0, 3}, 2}, 72, 136, true, false);
+    y = pm.y;
+    moe::grouped_gemm<forward_by<matrix_unit::mma>, small>(test::on(), pm.x.mat(), pm.offsets.vec(), three(pm.w, 3), y.mat(), none, pm.gather.vec());
+    CHECK(same_bits(y.values(), pm.run().values()));
+    array<float> sums = qm.d_w;
+    moe::grouped_gemm_weight_gradient<overwrite_by<matrix_unit::mma>, small>(test::on(), qm.d_y.mat(), qm.x.mat(), qm.offsets.vec(), three(sums, 3),
+                                                                             none, qm.gather_d_y.vec());
+    CHECK(same_bits(sums.values(), qm.run().values()));
+    moe::detail::ragged_rows<lines, lines, T> const many{
+        {pm.x.data(), 104, pm.gather.data()}, {pm.w.data(), 104}, y.data(), 136, 136, pm.offsets.data(), 3, g.rows(), 136, 104};
+    auto const whole = pm.run().values();
+    test::for_each_execution([&](test::space const& s, int) {
+      y = pm.y;
+      moe::launch("cut", moe::mma_tiles_kernel<false, 64, 64, 3, std::remove_const_t<decltype(many)>>,
+                  {.blocks = 2, .threads = 64, .shared_bytes = sizeof(moe::detail::mma_layout<64, 64, 3, true, true>)}, s, many);
+      CHECK(same_bits(y.values(), whole));
+    });
+  }
 
   CHECK(moe::grouped_gemm_scratch_bytes<T>(test::on(), 3, 131, 35) == 0);
   CHECK(moe::grouped_gemm_weight_gradient_scratch_bytes<T>(test::on(), 3, 75, 131) == 0);

@@ -4,9 +4,17 @@
 
 namespace moe::inline MOE_ISA {
 
+/// What sums a product. Other units round in another order, so this is part of what is computed.
+enum class matrix_unit {
+  automatic,  ///< tensor cores where the space has them and both factors are bf16 with sums in float; else fma
+  fma,        ///< one chain of fused multiply-adds in ascending k: the same bits in every space
+  mma,        ///< tensor cores in steps of 16 along k (16 x 8 x 16, sm_80 and later); the CPU has none, and uses fma
+};
+
 struct gemm_config {
   bool transpose_a = false, transpose_b = false;
   bool accumulate = false;  ///< add to c: each sum starts from what c holds
+  matrix_unit unit = matrix_unit::automatic;
 };
 
 namespace detail {
@@ -47,11 +55,12 @@ gemm_extents check_gemm(auto const& a, auto const& b, auto const& c) {
 /// Edges   m == 0 or n == 0 writes nothing; k == 0 writes zeros (accumulate: nothing changes). NaN and infinity propagate as in IEEE arithmetic.
 /// Throws  shape_mismatch if the extents disagree; out_of_memory if scratch holds less than gemm_scratch_bytes.
 /// Order   each output is one chain of madd in ascending k, so it does not depend on threads, blocking, strides or the other rows and columns.
+///         gemm_config::unit changes nothing here; gemm.cuh says what it does on a GPU.
 /// Cost    2 m n k flops; b is copied once into scratch in the order the registers want it.
 /// Source  Goto and van de Geijn 2008, "Anatomy of high-performance matrix multiplication", for the blocking.
 template <gemm_config C = gemm_config{}, detail::matrix_like MA, detail::matrix_like MB, class TC, index_t M, index_t N>
 void gemm(cpu const& space, MA const& a, MB const& b, tensor<TC, M, N> const& c, arena& scratch) {
-  using product = detail::product<typename MA::value_type, typename MB::value_type, TC>;
+  using product = detail::matrix_product<typename MA::value_type, typename MB::value_type, TC>;
   auto const [m, n, k] = detail::check_gemm<C>(a, b, c);
   product const p{detail::operand_of<C.transpose_a>(a), detail::operand_of<C.transpose_b>(b), c.data(), c.row_stride(), m, k, 0};
   detail::multiply_all<TC>(space, 1, k, n, C.accumulate, [&](index_t) { return p; }, scratch);

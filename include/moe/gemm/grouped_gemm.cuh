@@ -20,7 +20,7 @@ inline index_t readable_rows(index_t rows, in<int, dyn> gather) {
 ///         outside y is written; an index of gather must be a row of x. With gather, rows behind its last entry are not touched.
 /// Order   as gemm(cuda).
 /// Cost    as gemm(cuda); a gathered row is read where it is.
-template <grouped_gemm_config C = grouped_gemm_config{}, fma_tuning P = fma_tuning{}, class T, index_t YR, index_t YC>
+template <grouped_gemm_config C = grouped_gemm_config{}, gemm_tuning P = gemm_tuning{}, class T, index_t YR, index_t YC>
 void grouped_gemm(cuda const& space, in<T, dyn, dyn> x, in<index_t, dyn> offsets, in<T, dyn, dyn, dyn> w, tensor<T, YR, YC> const& y,
                   arena& /*scratch*/, in<int, dyn> gather = {}) {
   auto const [experts, rows, n, k] = detail::check_grouped_gemm<C>(x, offsets, w, y, gather);
@@ -36,7 +36,7 @@ void grouped_gemm(cuda const& space, in<T, dyn, dyn> x, in<index_t, dyn> offsets
                                                         detail::readable_rows(rows, gather),
                                                         n,
                                                         k};
-  detail::multiply_by_fma<C.accumulate, P>("grouped_gemm", space, products);
+  detail::multiply_tiles<C.unit, C.accumulate, P>("grouped_gemm", space, products);
 }
 
 /// The CUDA operator needs none.
@@ -52,7 +52,7 @@ std::size_t grouped_gemm_scratch_bytes(cuda const&, index_t /*experts*/, index_t
 ///         written; an index must name a row.
 /// Order   each output is one chain over r ascending, as gemm(cuda).
 /// Cost    as gemm(cuda). The tiles of an expert sum over all its rows: one expert with everything leaves the others' processors idle.
-template <weight_gradient_config C = weight_gradient_config{}, fma_tuning P = fma_tuning{}, class T, class TW, index_t YR, index_t YC, index_t E,
+template <weight_gradient_config C = weight_gradient_config{}, gemm_tuning P = gemm_tuning{}, class T, class TW, index_t YR, index_t YC, index_t E,
           index_t O, index_t I>
 void grouped_gemm_weight_gradient(cuda const& space, tensor<T, YR, YC> const& d_y, in<std::remove_const_t<T>, dyn, dyn> x, in<index_t, dyn> offsets,
                                   tensor<TW, E, O, I> const& d_w, arena& /*scratch*/, in<int, dyn> gather_d_y = {}, in<int, dyn> gather_x = {}) {
@@ -67,7 +67,7 @@ void grouped_gemm_weight_gradient(cuda const& space, tensor<T, YR, YC> const& d_
                                                         detail::readable_rows(detail::readable_rows(rows, gather_d_y), gather_x),
                                                         m,
                                                         n};
-  detail::multiply_by_fma<C.accumulate, P>("grouped_gemm_weight_gradient", space, products);
+  detail::multiply_tiles<C.unit, C.accumulate, P>("grouped_gemm_weight_gradient", space, products);
 }
 
 /// The CUDA operator needs none.

@@ -6,6 +6,7 @@ namespace moe::inline MOE_ISA {
 struct grouped_gemm_config {
   bool transpose_w = true;  ///< y = x w^T, the layer's forward with weights [out, in]; false: y = x w, its input gradient
   bool accumulate = false;  ///< add to y: each sum starts from what y holds
+  matrix_unit unit = matrix_unit::automatic;
 };
 
 namespace detail {
@@ -91,7 +92,7 @@ void grouped_gemm(cpu const& space, in<T, dyn, dyn> x, in<index_t, dyn> offsets,
     index_t const first = offsets(e);
     detail::operand<T> const a = detail::lines_from<T>(x, first, false, gather);
     detail::operand<T> const b{w.data() + e * w.template extent<1>() * w.row_stride(), w.row_stride(), C.transpose_w};
-    return detail::product<T, T, T>{a, b, y.row(first), y.row_stride(), offsets(e + 1) - first, k, e * k};
+    return detail::matrix_product<T, T, T>{a, b, y.row(first), y.row_stride(), offsets(e + 1) - first, k, e * k};
   };
   detail::multiply_all<T>(space, experts, experts * k, n, C.accumulate, product_of, scratch);
 }
@@ -104,6 +105,7 @@ std::size_t grouped_gemm_scratch_bytes(cpu const& space, index_t experts, index_
 
 struct weight_gradient_config {
   bool accumulate = false;  ///< add to d_w: each sum starts from what d_w holds
+  matrix_unit unit = matrix_unit::automatic;
 };
 
 /// One product per expert over ragged depth:  d_w[e][o, i] (+)= sum_r d_y[r, o] x[r, i]  for offsets[e] <= r < offsets[e + 1].
@@ -129,7 +131,7 @@ void grouped_gemm_weight_gradient(cpu const& space, tensor<T, YR, YC> const& d_y
     index_t const first = offsets(e), count = offsets(e + 1) - first;
     detail::operand<S> const a = detail::lines_from<S>(d_y, first, true, gather_d_y), b = detail::lines_from<S>(x, first, false, gather_x);
     bool const nothing = count == 0 && C.accumulate;
-    return detail::product<S, S, TW>{a, b, d_w.data() + e * m * d_w.row_stride(), d_w.row_stride(), nothing ? 0 : m, count, first};
+    return detail::matrix_product<S, S, TW>{a, b, d_w.data() + e * m * d_w.row_stride(), d_w.row_stride(), nothing ? 0 : m, count, first};
   };
   detail::multiply_all<TW>(space, experts, rows, n, C.accumulate, product_of, scratch);
 }

@@ -7,7 +7,7 @@ namespace moe::inline MOE_ISA::detail {
 
 /// One product c[m, n] (+)= a[m, k] b[k, n] out of several that share n.
 template <class TA, class TB, class TC>
-struct product {
+struct matrix_product {
   operand<TA> a;
   operand<TB> b;
   TC* c;
