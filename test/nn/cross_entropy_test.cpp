@@ -104,7 +104,7 @@ TEST_CASE_TEMPLATE("cross_entropy: agrees with the formulas for any shape, strid
 TEST_CASE_TEMPLATE("cross_entropy: one below, at and above a chunk of tokens", T, float, double, bf16) {
   double const tolerance = std::is_same_v<T, double> ? 1e-12 : std::is_same_v<T, float> ? 1e-4 : 1e-2;
   for (index_t tokens : {chunk - 1, chunk, chunk + 1, 2 * chunk + 88}) {
-    if (on_cuda && tokens != chunk + 1) continue;
+    if (on_cuda && (tokens != chunk + 1 || std::is_same_v<T, double>)) continue;  // fibers take their time
     problem<T> p(tokens, 5, 19);
     reference const r(p);
     CHECK(std::abs(p.run() - r.loss) <= (std::is_same_v<T, double> ? 1e-12 : 1e-5) * r.loss);
@@ -176,7 +176,7 @@ TEST_CASE_TEMPLATE("cross_entropy: the same bits for any execution, any strides,
 }
 
 TEST_CASE_TEMPLATE("cross_entropy: d_w is one chain over the tokens, wherever the chunks end", T, float, double) {
-  if (on_cuda && std::is_same_v<T, double>) return;  // fibers take their time
+  if (on_cuda && std::is_same_v<T, double>) return;
   index_t const tokens = chunk + 76, part = tokens / 4;
   problem<T> whole(tokens, 7, 30), parts(tokens, 7, 30);
   double const loss = whole.run();
@@ -300,6 +300,25 @@ TEST_CASE_TEMPLATE("cross_entropy on the device: a target out of range makes NaN
     for (index_t t = 0; t < 5; ++t)
       for (index_t c = 0; c < 3; ++c) CHECK((t == 2 ? bad.d_x(t, c) != bad.d_x(t, c) : bad.d_x(t, c) == good.d_x(t, c)));
   }
+}
+
+TEST_CASE("cross_entropy on the device: a grid with fewer blocks than rows") {
+  array<float> all(7, 9), cut(7, 9), scale(1);
+  array<int> target({3, -1, 0, 8, -2, 5, 5}, 7, 1);
+  array<double> all_nats(7), cut_nats(7);
+  scale(0) = 0.5f;
+  auto const rows = [&](index_t blocks, array<float>& logits, array<double>& nats) {
+    logits.normal(1);
+    moe::launch("test", moe::detail::softmax_rows_kernel<true, float>,
+                {.blocks = blocks, .threads = moe::detail::cross_entropy_threads, .shared_bytes = sizeof(moe::detail::softmax_layout<float>)}, on(),
+                logits.mat(), target.vec(), scale.vec(), nats.vec());
+  };
+  rows(7, all, all_nats);
+  for_each_execution([&](space const&, int) {
+    rows(2, cut, cut_nats);
+    CHECK(same_bits(cut.values(), all.values()));
+    CHECK(same_bits(cut_nats.values(), all_nats.values()));
+  });
 }
 
 TEST_CASE_TEMPLATE("cross_entropy on the device: the bits of the CPU where the sum of a row is exact", T, float, double, bf16) {

@@ -9,8 +9,8 @@ namespace moe::inline MOE_ISA::detail {
 template <class A, int Threads>
 using warp_partials = ptx::shared_matrix<A, 1, Threads / lanes>;
 
-/// Sum over the threads of a block, in every thread: a tree of halves within a warp, then the warps in ascending order. One barrier; `partials` may be used
-/// again after the next one.
+/// Sum over the threads of a block, in every thread: a tree of halves within a warp, then the warps in ascending order. One barrier; `partials` may be
+/// used again after the next one.
 template <int Threads, class A>
 __device__ A block_sum(A x, warp_partials<A, Threads>& partials) {
   A const mine = warp_sum(x);

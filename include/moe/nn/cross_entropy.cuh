@@ -110,8 +110,8 @@ struct zero_run {
   __device__ void operator()(index_t c, index_t n) const { store_vector(row + c, ptx::vector16<A>{}, n); }
 };
 
-/// nats[t] = -log softmax(row t)[target[t]]; if Gradient, the row becomes scale * (softmax - one_hot(target)). One block per row. A target that is not
-/// below the number of columns, which nobody could check before, makes both NaN.
+/// nats[t] = -log softmax(row t)[target[t]]; if Gradient, the row becomes scale * (softmax - one_hot(target)). One block per row. A target that is
+/// not below the number of columns, which nobody could check before, makes both NaN.
 template <bool Gradient, class A>
 __global__ void __launch_bounds__(cross_entropy_threads)
     softmax_rows_kernel(tensor<A, dyn, dyn> logits, tensor<int const, dyn> target, tensor<A const, dyn> scale, tensor<double, dyn> nats) {
@@ -184,11 +184,11 @@ std::size_t cross_entropy_scratch_bytes(cuda const& space, index_t tokens, index
 
 /// The contract of cross_entropy(cpu), with all views in device memory; asynchronous on `space.stream`.
 ///
-/// Edges   a target that is not below vocab, which is not looked at before, makes the loss and its row of d_x NaN, and so all of d_w; nothing outside the
-///         outputs is touched. It counts as a target.
-/// Order   logits, d_x, d_w and the loss as on the CPU. The exponentials of a row: one chain per thread of a block of 256, each over runs of 16 bytes,
-///         trees of halves within the warps, and the eight warps in ascending order. Where those sums are exact, the bits of the CPU operator (if that
-///         one has fused multiply-adds), in double up to the exponential.
+/// Edges   a target that is not below vocab, which is not looked at before, makes the loss and its row of d_x NaN, and so all of d_w; nothing
+///         outside the outputs is touched. It counts as a target.
+/// Order   logits, d_x, d_w and the loss as on the CPU. The exponentials of a row: one chain per thread of a block of 256, each over runs of 16
+///         bytes, trees of halves within the warps, and the eight warps in ascending order. Where those sums are exact, the bits of the CPU operator
+///         (if that one has fused multiply-adds), in double up to the exponential.
 /// Cost    the logits of 1024 tokens are read three times and written once beside the products; no scratch for packing.
 template <cross_entropy_config C = cross_entropy_config{}, class T>
 void cross_entropy(cuda const& space, in<T, dyn, dyn> x, in<T, dyn, dyn> w, in<int, dyn> target, std::type_identity_t<accumulator<T>> scale,

@@ -45,7 +45,23 @@ struct adamw_step {
     second.store(v, n);
     madd(V::all(-rate), direction, V::load(w, n) * V::all(decay)).store(w, n);
   }
+  /// One element: the bits of a lane of the vectors.
+  MOE_HD void update_one(T& w, T& m, T& v, T g) const {
+    T const gradient = g * grad_scale;
+    m = madd(beta1, m, rest1 * gradient);
+    v = madd(beta2, v, (rest2 * gradient) * gradient);
+    T const direction = m / (std::sqrt(v * scale2) + eps);
+    w = madd(-rate, direction, w * decay);
+  }
 };
+
+template <class T>
+void check_adamw_lengths(vector_view<T> w, vector_view<T> m, vector_view<T> v, vector_view<T const> g) {
+  index_t const n = w.size();
+  expects(m.size() == n, errc::shape_mismatch, "adamw: m has ", m.size(), " elements, needs ", n);
+  expects(v.size() == n, errc::shape_mismatch, "adamw: v has ", v.size(), " elements, needs ", n);
+  expects(g.size() == n, errc::shape_mismatch, "adamw: g has ", g.size(), " elements, needs ", n);
+}
 }  // namespace detail
 
 /// One step of Adam with decoupled weight decay, in this order, s = grad_scale * g, t = step:
@@ -68,9 +84,7 @@ template <class T>
 void adamw(cpu const& space, tensor<T, dyn> w, tensor<T, dyn> m, tensor<T, dyn> v, in<T, dyn> g, double lr, double weight_decay, double grad_scale,
            index_t step, adamw_config config = {}) {
   index_t const n = w.size();
-  expects(m.size() == n, errc::shape_mismatch, "adamw: m has ", m.size(), " elements, needs ", n);
-  expects(v.size() == n, errc::shape_mismatch, "adamw: v has ", v.size(), " elements, needs ", n);
-  expects(g.size() == n, errc::shape_mismatch, "adamw: g has ", g.size(), " elements, needs ", n);
+  detail::check_adamw_lengths<T>(w, m, v, g);
   detail::check_adamw(lr, weight_decay, grad_scale, step, config, std::numeric_limits<T>::min());
   detail::adamw_step<T> const s(lr, weight_decay, grad_scale, step, config);
   constexpr index_t W = simd<T>::width;
@@ -80,6 +94,18 @@ void adamw(cpu const& space, tensor<T, dyn> w, tensor<T, dyn> m, tensor<T, dyn> 
     for (; i + W <= end; i += W) s.update(pw + i, pm + i, pv + i, g.data() + i, std::integral_constant<index_t, W>());
     if (i < end) s.update(pw + i, pm + i, pv + i, g.data() + i, end - i);
   });
+}
+
+/// The same with a factor of the gradient that an earlier operator, such as clip_scale, wrote to the memory of the space: nobody has to wait for it.
+///
+/// Edges   a factor that is negative or not finite, as that of a gradient without a finite norm: nothing is changed. Where the host can look at the
+///         factor (CPU) that is an error; elsewhere (CUDA) the step is left out in silence, and the norm says so to whoever reads it.
+/// Throws  as above, for grad_scale only where the host can look at it.
+template <class T>
+  requires std::same_as<T, float> || std::same_as<T, double>
+void adamw(cpu const& space, tensor<T, dyn> w, tensor<T, dyn> m, tensor<T, dyn> v, in<T, dyn> g, double lr, double weight_decay,
+           in<double, 1> grad_scale, index_t step, adamw_config config = {}) {
+  adamw(space, w, m, v, g, lr, weight_decay, grad_scale(0), step, config);
 }
 
 }  // namespace moe::inline MOE_ISA

@@ -76,13 +76,37 @@ double global_norm(cpu const& space, V const& g, arena& scratch) {
   return global_norm<typename V::value_type>(space, g, scratch);
 }
 
+/// The same, written to `norm`: in the CUDA space the host does not wait for it.
+template <class T>
+void global_norm(cpu const& space, in<T, dyn> g, tensor<double, 1> norm, arena& scratch) {
+  norm(0) = global_norm<T>(space, g, scratch);
+}
+/// T is that of the view.
+template <class V>
+  requires(V::rank == 1)
+void global_norm(cpu const& space, V const& g, tensor<double, 1> norm, arena& scratch) {
+  global_norm<typename V::value_type>(space, g, norm, scratch);
+}
+
+namespace detail {
+inline void check_max_norm(double max_norm) {
+  expects(max_norm > 0, errc::bad_argument, "clip_scale: max_norm is ", max_norm, ", needs to be above 0");
+}
+MOE_HD inline double clip_factor(double norm, double max_norm) {
+  if (!(norm < __builtin_inf())) return __builtin_nan("");
+  double const factor = max_norm / (norm + 1e-6);
+  return factor < 1.0 ? factor : 1.0;
+}
+}  // namespace detail
+
 /// What to multiply a gradient of norm `norm` with so that its norm is at most `max_norm`: min(1, max_norm / (norm + 1e-6)). A norm that is NaN or
 /// infinite gives NaN: the step must not be taken, and adamw refuses it. max_norm = infinity clips nothing.
 /// Throws  bad_argument unless max_norm > 0.
 inline double clip_scale(double norm, double max_norm) {
-  expects(max_norm > 0, errc::bad_argument, "clip_scale: max_norm is ", max_norm, ", needs to be above 0");
-  if (!(norm <= std::numeric_limits<double>::max())) return std::numeric_limits<double>::quiet_NaN();
-  return std::min(1.0, max_norm / (norm + 1e-6));
+  detail::check_max_norm(max_norm);
+  return detail::clip_factor(norm, max_norm);
 }
+/// The same with norm and factor in the memory of the space: from global_norm to adamw without a wait.
+inline void clip_scale(cpu const& /*space*/, in<double, 1> norm, double max_norm, tensor<double, 1> scale) { scale(0) = clip_scale(norm(0), max_norm); }
 
 }  // namespace moe::inline MOE_ISA
