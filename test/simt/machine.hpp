@@ -44,14 +44,17 @@ struct pending_store {  // a bulk store from shared memory
 
 enum class state { ready, waiting, finished };
 
-struct cuda_thread {
-  boost::context::stack_context stack;
+struct alignas(64) cuda_thread {
+  // What every switch touches
   boost::context::fiber self, caller;
-  int number = 0;
   unsigned x = 0, y = 0, z = 0;
+  int number = 0;
   state now = state::ready;
-  waiting waits;
-  place where{"the start of the kernel", 0};                        // of the last blocking call
+  void const* awaited = nullptr;              // the object of *waits
+  waiting const* waits = nullptr;             // on the stack of the thread, while it waits
+  place where{"the start of the kernel", 0};  // of the last blocking call
+  // and the rest
+  boost::context::stack_context stack;
   std::vector<std::vector<pending_copy>> copies;                    // groups; the last one is open
   std::vector<std::vector<std::shared_ptr<pending_store>>> stores;  // likewise
   std::vector<std::uint64_t> products{0};                           // wgmma: how many were issued when each group was closed; the last one is open

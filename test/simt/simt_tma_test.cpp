@@ -32,7 +32,7 @@ __global__ void move_kernel(CUtensorMap const __grid_constant__ map, CUtensorMap
   }
   __syncthreads();
   if (threadIdx.x == 0) {
-    ptx::mbarrier_arrive_expect_tx(&shared.full, 2 * elements);
+    ptx::mbarrier_arrive_expect_tx(&shared.full, 2 * static_cast<unsigned>(elements));
     if constexpr (Rank == 2) ptx::tma_load(shared.element, map, &shared.full, x, y);
     else ptx::tma_load(shared.element, map, &shared.full, x, y, z);
   }
