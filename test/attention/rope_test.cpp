@@ -82,6 +82,20 @@ TEST_CASE_TEMPLATE("rope: agrees with the definition for every width of head, st
   agrees<98, T>();
 }
 
+TEST_CASE("fill_rope_table: far positions and every frequency, to the last bits of a double") {
+  constexpr moe::rope_config c{.d_head = 34};
+  array<double> memory(2000, 34);
+  moe::fill_rope_table<c>(test::on(), moe::rope_table<double>{memory.mat()});
+  double worst = 0;
+  for (index_t p : {0, 1, 2, 3, 100, 1023, 1999})
+    for (index_t i = 0; i < 17; ++i) {
+      long double const angle = static_cast<long double>(p) * std::pow(10000.0L, -2.0L * static_cast<long double>(i) / 34);
+      double const error = std::max(std::abs(memory(p, i) - static_cast<double>(std::cos(angle))), std::abs(memory(p, 17 + i) - static_cast<double>(std::sin(angle))));
+      if (!(error <= worst * (1.0 + static_cast<double>(p)))) worst = error / (1.0 + static_cast<double>(p));
+    }
+  CHECK(worst < 3e-16);  // an ulp of the frequency is multiplied by the position
+}
+
 TEST_CASE_TEMPLATE("rope: position 0 changes no bit", T, float, double, bf16) {
   fixture<22, T> f(1);
   array<T> x(2, 44);

@@ -1,22 +1,20 @@
-// The kernels of moe/attention, instantiated for the build check: they must compile without a warning and without a spill.
-#include <moe/attention/rope.cuh>
+// The kernels of attention, instantiated for the build check: they must compile without a warning and without a spill.
+#include <moe/attention/attention.cuh>
 
 namespace {
 using namespace moe;
 
-template <class T>
-void all(cuda const& space, tensor<T, dyn, dyn> x, rope_table<accumulator<T>> const& table, tensor<index_t, dyn> position) {
-  constexpr rope_config rotation{.d_head = 64};
-  fill_rope_table<rotation>(space, table);
-  rope<rotation>(space, x, table, position);
-  rope<rotation>(space, x, table, consecutive{0, 1});
-  rope_backward<rotation>(space, x, table, position);
-  rope_backward<rotation>(space, x, table, consecutive{0, 1});
+template <class T, int Depth>
+void attend(cuda const& space, tensor<T, dyn, dyn> x, tensor<accumulator<T>, dyn, dyn> lse, arena& scratch) {
+  constexpr attention_shape c{.heads = 4, .kv_heads = 2, .d_head = Depth};
+  attention<c>(space, x, x, x, 1, x, lse, scratch);
+  attention_cached<c>(space, x, x, x, 0, x, scratch);
+  attention_backward<c>(space, x, x, x, x, lse, x, 1, x, x, x, scratch);
 }
 }  // namespace
 
-void instantiate() {
-  all<float>({}, {}, {}, {});
-  all<double>({}, {}, {}, {});
-  all<bf16>({}, {}, {}, {});
+void instantiate(arena& scratch) {
+  attend<float, 128>({}, {}, {}, scratch);
+  attend<double, 64>({}, {}, {}, scratch);
+  attend<bf16, 64>({}, {}, {}, scratch);
 }

@@ -23,6 +23,50 @@ inline void check_sequences(char const* op, index_t tokens, index_t seq) {
   expects(tokens == 0 || (seq >= 1 && tokens % seq == 0), errc::shape_mismatch, op, ": seq is ", seq, ", needs to be at least 1 and to divide ", tokens,
           " tokens");
 }
+
+// What both spaces check before they start.
+template <attention_shape C>
+void check_attention(auto const& q, auto const& k, auto const& v, index_t seq, auto const& o, auto const& lse) {
+  check_attention_shape<C>();
+  index_t const tokens = o.template extent<0>();
+  check_matrix("attention", "q", q, tokens, index_t{C.heads} * C.d_head);
+  check_matrix("attention", "k", k, tokens, index_t{C.kv_heads} * C.d_head);
+  check_matrix("attention", "v", v, tokens, index_t{C.kv_heads} * C.d_head);
+  check_matrix("attention", "o", o, tokens, index_t{C.heads} * C.d_head);
+  check_matrix("attention", "lse", lse, tokens, C.heads);
+  check_sequences("attention", tokens, seq);
+}
+
+template <attention_shape C>
+void check_attention_cached(auto const& q, auto const& k_cache, auto const& v_cache, index_t position, auto const& o) {
+  check_attention_shape<C>();
+  index_t const n = o.template extent<0>(), capacity = k_cache.template extent<0>();
+  check_matrix("attention_cached", "q", q, n, index_t{C.heads} * C.d_head);
+  check_matrix("attention_cached", "k_cache", k_cache, capacity, index_t{C.kv_heads} * C.d_head);
+  check_matrix("attention_cached", "v_cache", v_cache, capacity, index_t{C.kv_heads} * C.d_head);
+  check_matrix("attention_cached", "o", o, n, index_t{C.heads} * C.d_head);
+  expects(position >= 0, errc::bad_argument, "attention_cached: position is ", position, ", needs to be at least 0");
+  expects(n <= capacity && position <= capacity - n, errc::shape_mismatch, "attention_cached: position ", position, " and ", n,
+          " new rows need a cache of that many rows, it has ", capacity);
+}
+
+template <attention_shape C, class T>
+void check_attention_backward(attention_gradient<T> const& g, index_t seq) {
+  check_attention_shape<C>();
+  constexpr index_t columns = index_t{C.heads} * C.d_head, kv_columns = index_t{C.kv_heads} * C.d_head;
+  char const* const op = "attention_backward";
+  index_t const tokens = g.q.template extent<0>();
+  check_matrix(op, "q", g.q, tokens, columns);
+  check_matrix(op, "k", g.k, tokens, kv_columns);
+  check_matrix(op, "v", g.v, tokens, kv_columns);
+  check_matrix(op, "o", g.o, tokens, columns);
+  check_matrix(op, "lse", g.lse, tokens, C.heads);
+  check_matrix(op, "d_o", g.d_o, tokens, columns);
+  check_matrix(op, "d_q", g.d_q, tokens, columns);
+  check_matrix(op, "d_k", g.d_k, tokens, kv_columns);
+  check_matrix(op, "d_v", g.d_v, tokens, kv_columns);
+  check_sequences(op, tokens, seq);
+}
 }  // namespace detail
 
 /// Causal scaled dot-product attention within each sequence of `seq` consecutive rows. Query head h uses key/value head g = h / (heads / kv_heads):
@@ -47,14 +91,8 @@ inline void check_sequences(char const* op, index_t tokens, index_t seq) {
 template <attention_shape C, class T>
 void attention(cpu const& space, in<T, dyn, dyn> q, in<T, dyn, dyn> k, in<T, dyn, dyn> v, index_t seq, tensor<T, dyn, dyn> o,
                std::type_identity_t<tensor<accumulator<T>, dyn, dyn>> lse, arena& scratch) {
-  detail::check_attention_shape<C>();
+  detail::check_attention<C>(q, k, v, seq, o, lse);
   index_t const tokens = o.template extent<0>();
-  detail::check_matrix("attention", "q", q, tokens, index_t{C.heads} * C.d_head);
-  detail::check_matrix("attention", "k", k, tokens, index_t{C.kv_heads} * C.d_head);
-  detail::check_matrix("attention", "v", v, tokens, index_t{C.kv_heads} * C.d_head);
-  detail::check_matrix("attention", "o", o, tokens, index_t{C.heads} * C.d_head);
-  detail::check_matrix("attention", "lse", lse, tokens, C.heads);
-  detail::check_sequences("attention", tokens, seq);
   if (tokens == 0) return;
   detail::attend<detail::attention_head<C.d_head, T>, C.heads, C.kv_heads, T>(space, q, k, v, {tokens / seq, seq, 0}, o, lse, scratch);
 }
@@ -74,15 +112,8 @@ void attention(cpu const& space, in<T, dyn, dyn> q, in<T, dyn, dyn> k, in<T, dyn
 template <attention_shape C, class T>
 void attention_cached(cpu const& space, in<T, dyn, dyn> q, in<T, dyn, dyn> k_cache, in<T, dyn, dyn> v_cache, index_t position, tensor<T, dyn, dyn> o,
                       arena& scratch) {
-  detail::check_attention_shape<C>();
-  index_t const n = o.template extent<0>(), capacity = k_cache.template extent<0>();
-  detail::check_matrix("attention_cached", "q", q, n, index_t{C.heads} * C.d_head);
-  detail::check_matrix("attention_cached", "k_cache", k_cache, capacity, index_t{C.kv_heads} * C.d_head);
-  detail::check_matrix("attention_cached", "v_cache", v_cache, capacity, index_t{C.kv_heads} * C.d_head);
-  detail::check_matrix("attention_cached", "o", o, n, index_t{C.heads} * C.d_head);
-  expects(position >= 0, errc::bad_argument, "attention_cached: position is ", position, ", needs to be at least 0");
-  expects(n <= capacity && position <= capacity - n, errc::shape_mismatch, "attention_cached: position ", position, " and ", n,
-          " new rows need a cache of that many rows, it has ", capacity);
+  detail::check_attention_cached<C>(q, k_cache, v_cache, position, o);
+  index_t const n = o.template extent<0>();
   if (n == 0) return;
   detail::attend<detail::attention_head<C.d_head, T>, C.heads, C.kv_heads, T>(space, q, k_cache, v_cache, {1, n, position}, o,
                                                                                tensor<accumulator<T>, dyn, dyn>(), scratch);
@@ -106,27 +137,15 @@ template <attention_shape C, class T>
 void attention_backward(cpu const& space, in<T, dyn, dyn> q, in<T, dyn, dyn> k, in<T, dyn, dyn> v, in<T, dyn, dyn> o,
                         std::type_identity_t<tensor<accumulator<T> const, dyn, dyn>> lse, in<T, dyn, dyn> d_o, index_t seq, tensor<T, dyn, dyn> d_q,
                         std::type_identity_t<tensor<T, dyn, dyn>> d_k, std::type_identity_t<tensor<T, dyn, dyn>> d_v, arena& scratch) {
-  detail::check_attention_shape<C>();
   using H = detail::attention_head<C.d_head, T>;
-  constexpr index_t columns = index_t{C.heads} * C.d_head, kv_columns = index_t{C.kv_heads} * C.d_head;
-  char const* const op = "attention_backward";
+  detail::attention_gradient<T> const g{q, k, v, o, lse, d_o, d_q, d_k, d_v};
+  detail::check_attention_backward<C>(g, seq);
   index_t const tokens = q.template extent<0>();
-  detail::check_matrix(op, "q", q, tokens, columns);
-  detail::check_matrix(op, "k", k, tokens, kv_columns);
-  detail::check_matrix(op, "v", v, tokens, kv_columns);
-  detail::check_matrix(op, "o", o, tokens, columns);
-  detail::check_matrix(op, "lse", lse, tokens, C.heads);
-  detail::check_matrix(op, "d_o", d_o, tokens, columns);
-  detail::check_matrix(op, "d_q", d_q, tokens, columns);
-  detail::check_matrix(op, "d_k", d_k, tokens, kv_columns);
-  detail::check_matrix(op, "d_v", d_v, tokens, kv_columns);
-  detail::check_sequences(op, tokens, seq);
   if (tokens == 0) return;
 
   arena::scope const scope(scratch);
   index_t const bytes = detail::attention_backward_stride<H>(seq);
   std::byte* const memory = scratch.take<std::byte>(thread_count(space) * bytes);
-  detail::attention_gradient<T> const g{q, k, v, o, lse, d_o, d_q, d_k, d_v};
   double const work = 5.0 * static_cast<double>(seq * seq) * C.d_head * (C.heads / C.kv_heads);
   parallel_for(space, tokens / seq * C.kv_heads, work, [&](index_t item) {
     arena own(memory + thread_index() * bytes, static_cast<std::size_t>(bytes));

@@ -7,13 +7,16 @@ namespace moe::inline MOE_ISA {
 
 namespace detail {
 
+/// base^(-2 i / d_head) as exp(-2 i / d_head ln base), with exponent and logarithm in two doubles each: pow would do, but nvcc contracts it as it likes.
 template <class A>
 struct rope_angle {
   tensor<A, dyn, dyn> rows;
-  double base;
+  double log_base, log_base_rest;
   int d_head;
   __device__ void operator()(index_t p, index_t i) const {
-    double const angle = static_cast<double>(p) * std::pow(base, -2.0 * static_cast<double>(i) / d_head);
+    double const n = d_head, twice = -2.0 * static_cast<double>(i), r = twice / n, r_rest = madd(-r, n, twice) / n;
+    double const x = product(r, log_base), x_rest = madd(r, log_base, -x) + madd(r, log_base_rest, product(r_rest, log_base));
+    double const e = exp_scalar(x), angle = product(static_cast<double>(p), madd(e, x_rest, e));
     rows(p, i) = static_cast<A>(std::cos(angle));
     rows(p, d_head / 2 + i) = static_cast<A>(std::sin(angle));
   }
@@ -85,12 +88,14 @@ void rotate_rows(char const* op, cuda const& space, tensor<T, dyn, dyn> x, rope_
 }
 }  // namespace detail
 
-/// The contract of fill_rope_table(cpu), with the table in device memory; asynchronous on `space.stream`. Computed in double on the device, whose pow, cos
+/// The contract of fill_rope_table(cpu), with the table in device memory; asynchronous on `space.stream`. Computed in double on the device, where exp, cos
 /// and sin may differ from the CPU's in the last bit of a double.
 template <rope_config C, class A>
 void fill_rope_table(cuda const& space, rope_table<A> const& table) {
   detail::check_rope_table<C>("fill_rope_table", table);
-  for_each_element("fill_rope_table", space, table.positions(), C.d_head / 2, detail::rope_angle<A>{table.rows, C.base, C.d_head});
+  long double const log_base = std::log(static_cast<long double>(C.base));
+  auto const log_high = static_cast<double>(log_base), log_low = static_cast<double>(log_base - log_high);
+  for_each_element("fill_rope_table", space, table.positions(), C.d_head / 2, detail::rope_angle<A>{table.rows, log_high, log_low, C.d_head});
 }
 
 /// The contract of rope(cpu), with all views in device memory; asynchronous on `space.stream`. The same bits as the CPU from the same table.

@@ -110,7 +110,7 @@ inline void attend_rows(T const* q, index_t q_stride, index_t rows, attention_me
 /// Shapes of a call: `sequences` times `queries` rows, the first of which sees keys 0 .. position.
 struct attention_extent {
   index_t sequences, queries, position;
-  index_t keys() const { return position + queries; }
+  MOE_HD index_t keys() const { return position + queries; }
 };
 
 /// The memory of attend, which is also its size: take it from a measuring arena.
