@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(balance_threads)
       if (lane != 0) continue;
       shared.softmax(0, t) = top;
       shared.softmax(1, t) = A(1) / sum;
-      shared.lse(0, t) = static_cast<double>(top) + std::log(static_cast<double>(sum));
+      shared.lse(0, t) = static_cast<double>(top) + log_scalar(static_cast<double>(sum));
     }
     __syncthreads();
     for (index_t e = threadIdx.x; e < experts; e += balance_threads) {
@@ -135,7 +135,7 @@ struct balance_gradient {
       weighted = madd(x, excess(e), weighted);
     }
     sum = warp_sum(sum);
-    A const inverse = A(1) / sum, shift = madd(z, top + std::log(sum), -(warp_sum(weighted) / sum));
+    A const inverse = A(1) / sum, shift = madd(z, top + static_cast<A>(log_scalar(static_cast<double>(sum))), -(warp_sum(weighted) / sum));
     for (index_t e = lane; e < experts; e += lanes) {
       A const p = exp_scalar(static_cast<A>(row[e]) - top) * inverse;
       d_row[e] = T(madd(p, excess(e) + shift, static_cast<A>(d_row[e])));

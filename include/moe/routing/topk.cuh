@@ -102,13 +102,13 @@ struct topk_gradient {
     if constexpr (Renormalise) {
       for (index_t e = lane; e < experts; e += lanes) d_row[e] = T(0.0f);
     } else {
-      A const top = warp_largest_logit<A>(row, experts, lane), factor = -s * (A(1) / warp_sum_of_exponentials(row, experts, top, lane));
-      for (index_t e = lane; e < experts; e += lanes) d_row[e] = T(exp_scalar(static_cast<A>(row[e]) - top) * factor);
+      A const top = warp_largest_logit<A>(row, experts, lane), factor = product(-s, A(1) / warp_sum_of_exponentials(row, experts, top, lane));
+      for (index_t e = lane; e < experts; e += lanes) d_row[e] = T(product(exp_scalar(static_cast<A>(row[e]) - top), factor));
     }
     __syncwarp();  // another lane may have written the element of a chosen expert
     for (int j = lane; j < K; j += lanes) {
       int const e = expert(t, j);
-      if (e >= 0 && e < experts) d_row[e] = T(static_cast<A>(weight(t, j)) * (static_cast<A>(d_weight(t, j)) - s));
+      if (e >= 0 && e < experts) d_row[e] = T(product(static_cast<A>(weight(t, j)), static_cast<A>(d_weight(t, j)) - s));
     }
   }
 };
