@@ -192,6 +192,30 @@ TEST_CASE_TEMPLATE("balance_losses: rows that have no softmax are seen, large on
   CHECK(std::isfinite(double(d(0, 0))));
 }
 
+#if defined(MOE_TEST_CUDA)
+TEST_CASE("balance_losses: a grid cut to one block, which strides over its work, gives the same sums") {
+  namespace d = moe::detail;
+  constexpr index_t tokens = 150, experts = 70, chunks = 3;
+  test::array<float> logits(tokens, experts), probability(chunks, experts), cut_probability(chunks, experts);
+  test::array<double> z(chunks), cut_z(chunks), total(experts), cut_total(experts);
+  logits.normal(1);
+  auto const sums = [&](test::space const& space, index_t blocks, auto& p, auto& squares, auto& sum) {
+    moe::launch("test", d::balance_kernel<float, float>, {blocks, d::balance_threads, sizeof(d::balance_layout<float>)}, space,
+                moe::matrix_view<float const>(logits.mat()), p.mat(), squares.vec());
+    moe::launch("test", d::balance_total_kernel<float>, {blocks, d::lanes * d::balance_ranges, sizeof(d::balance_total_layout)}, space,
+                moe::matrix_view<float const>(p.mat()), sum.vec());
+    space.wait();
+  };
+  test::for_each_execution([&](test::space const& space, int) {
+    sums(space, 3, probability, z, total);
+    sums(space, 1, cut_probability, cut_z, cut_total);
+    CHECK(test::same_bits(probability.values(), cut_probability.values()));
+    CHECK(test::same_bits(z.values(), cut_z.values()));
+    CHECK(test::same_bits(total.values(), cut_total.values()));
+  });
+}
+#endif
+
 TEST_CASE("balance_losses: no tokens") {
   test::array<float> logits(0, 4), d(0, 4);
   auto const r = losses(logits, {0, 0, 0, 0}, 2, {});
