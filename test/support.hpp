@@ -121,7 +121,7 @@ class scratch {
  public:
   explicit scratch(std::size_t bytes = std::size_t{64} << 20) : memory_(bytes, std::byte{0xff}) {}
   moe::arena get() {
-    std::memset(memory_.data(), 0xff, memory_.size());
+    if (!memory_.empty()) std::memset(memory_.data(), 0xff, memory_.size());
     return moe::arena(memory_.data(), memory_.size());
   }
 
