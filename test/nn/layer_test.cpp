@@ -19,12 +19,12 @@ constexpr language_model_config ends{.vocab = 16, .d_model = 8};
 using block = sequence<residual<attention_layer<heads>>, residual<moe_ffn<sparse>>>;
 
 template <class L>
-constexpr bool fits = layer<L, moe::cpu, float>&& layer<L, moe::cpu, double>;
+constexpr bool fits = layer_in<L, moe::cpu, float>&& layer_in<L, moe::cpu, double>;
 static_assert(fits<ffn<dense>> && fits<moe_ffn<sparse>> && fits<attention_layer<heads>>);
 static_assert(fits<residual<ffn<dense>>> && fits<block> && fits<repeat<3, block>>);
 static_assert(named_layer_type<ffn<dense>> && named_layer_type<moe_ffn<sparse>> && named_layer_type<attention_layer<heads>>);
 static_assert(named_layer_type<residual<ffn<dense>>> && layer_type<block> && !named_layer_type<repeat<2, block>>);
-static_assert(!layer_type<int> && !layer_type<ffn_config> && !layer<ffn<dense>, int, float>);
+static_assert(!layer_type<int> && !layer_type<ffn_config> && !layer_in<ffn<dense>, int, float>);
 static_assert(!fits<language_model<ends, block>>);  // takes tokens, not rows
 
 /// The least that is a layer: y = x. Each of the types below lacks one thing of it.

@@ -90,7 +90,7 @@ TEST_CASE("moe_ffn: activation memory does not grow with granularity, but for th
   auto const kept = [&]<moe_ffn_config C>() {
     moe::arena metadata;
     typename layer<C>::template routing<float>(metadata, n.tokens());
-    return test::layer_run<layer<C>, float>::activation_bytes(n) - metadata.peak();
+    return test::layer_run<layer<C>, float>::activation_bytes(test::on(), n) - metadata.peak();
   };
   CHECK(kept.operator()<coarse>() == kept.operator()<fine>());
   CHECK(kept.operator()<fine>() > 0);

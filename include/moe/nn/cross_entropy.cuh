@@ -78,7 +78,7 @@ struct largest_of {
   }
 };
 template <class A>
-struct sum_of_exponentials {
+struct add_exponentials {
   A const* row;
   A top;
   A& sum;
@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(cross_entropy_threads)
     A top = -infinity, sum = 0;
     row_packs<A>(vocab, largest_of<A>{row, top});
     top = block_max<cross_entropy_threads>(top, shared.top);
-    row_packs<A>(vocab, sum_of_exponentials<A>{row, top, sum});
+    row_packs<A>(vocab, add_exponentials<A>{row, top, sum});
     sum = block_sum<cross_entropy_threads>(sum, shared.sum);
     if constexpr (Gradient) {
       A const s = valid ? scale(0) : nan;

@@ -73,7 +73,7 @@ concept named_layer_type = layer_type<L> && requires {
 
 /// The whole list, for numbers T in a space.
 template <class L, class Space, class T>
-concept layer = layer_type<L> && execution_space<Space> &&
+concept layer_in = layer_type<L> && execution_space<Space> &&
     requires(Space const& space, arena& memory, sequence_shape shape, index_t n, T const* w, T* g, matrix_view<T const> in, matrix_view<T> out,
              double scale, typename L::template activations<T>& activations, typename L::template state<T>& state, detail::any_visitor f) {
   requires std::constructible_from<typename L::template activations<T>, Space const&, arena&, sequence_shape>;

@@ -138,10 +138,10 @@ struct ragged_depth {
   index_t most_tiles(index_t height, index_t width) const { return experts * tiles_over(m, height) * tiles_over(n, width); }
 
   __device__ device_tile<LA, LB, T> tile(index_t t, index_t height, index_t width) const {
-    index_t const tile_rows = tiles_over(m, height), columns = tiles_over(n, width), e = t / (tile_rows * columns);
+    index_t const row_tiles = tiles_over(m, height), columns = tiles_over(n, width), e = t / (row_tiles * columns);
     if (e >= experts) return {};
     expert_rows const r = rows_of_expert(offsets, e, rows);
-    tile_place const at = place_of(t - e * tile_rows * columns, tile_rows, columns);
+    tile_place const at = place_of(t - e * row_tiles * columns, row_tiles, columns);
     return {d_y.from(r.first), x.from(r.first), d_w + e * m * d_w_stride, d_w_stride, m, n, r.end - r.first, at.row * height, at.column * width};
   }
 };

@@ -1,0 +1,5 @@
+#pragma once
+// ffn on the cuda space: the layer of ffn.hpp with the CUDA overloads of the operators it calls.
+#include <moe/nn/activation.cuh>
+#include <moe/nn/linear.cuh>
+#include <moe/nn/ffn.hpp>
