@@ -1,4 +1,4 @@
-// mbarriers, named barriers and the copies of TMA: what they do, and each fault that the stand-in promises to find, planted in a small kernel.
+// mbarriers, named barriers and the copies of TMA: each fault that the stand-in promises to find, planted in a small kernel. test/core/ptx has the layouts.
 #include <moe/core/launch.cuh>
 #include <moe/core/ptx.cuh>
 #include <moe/core/tensor_map.cuh>
@@ -12,95 +12,8 @@ using moe::box_layout;
 using moe::box_of_tensor;
 using moe::cuda;
 using moe::encode_tensor_map;
-using moe::index_t;
 using moe::launch;
 namespace ptx = moe::ptx;
-
-struct box_buffer {
-  alignas(1024) std::uint16_t element[4096];
-  std::uint64_t full;
-};
-
-/// Loads one box, copies the shared memory it fills to `to`, and stores the box again at another place.
-template <int Rank>
-__global__ void move_kernel(CUtensorMap const __grid_constant__ map, CUtensorMap const __grid_constant__ target, std::uint16_t* to, int elements,
-                            int x, int y, int z) {
-  auto& shared = ptx::dynamic_shared<box_buffer>();
-  if (threadIdx.x == 0) {
-    ptx::mbarrier_init(&shared.full, 1);
-    ptx::fence_mbarrier_init();
-  }
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    ptx::mbarrier_arrive_expect_tx(&shared.full, 2 * static_cast<unsigned>(elements));
-    if constexpr (Rank == 2) ptx::tma_load(shared.element, map, &shared.full, x, y);
-    else ptx::tma_load(shared.element, map, &shared.full, x, y, z);
-  }
-  ptx::mbarrier_wait(&shared.full, 0);
-  for (int i = static_cast<int>(threadIdx.x); i < elements; i += 32) to[i] = shared.element[i];
-  if (threadIdx.x == 0) {
-    if constexpr (Rank == 2) ptx::tma_store(target, shared.element, x + 1, y + 1);
-    else ptx::tma_store(target, shared.element, x + 1, y + 1, z + 1);
-    ptx::bulk_commit();
-    ptx::bulk_wait_read<0>();
-  }
-}
-
-/// Moves the box at (x, y, z) of a tensor [size z, y, x] of numbers; compares with the tensor element by element.
-template <int Rank>
-void check_box(box_of_tensor<Rank> const& t, int x, int y, int z) {
-  index_t const depth = Rank == 3 ? t.size[Rank - 1] : 1, plane = t.stride[Rank - 2], total = depth * (Rank == 3 ? plane : t.size[1] * t.stride[0]);
-  test::array<bf16> from(total + 8, 1, 0), target(total + 8, 1, 0);
-  auto const align = [](bf16* p) { return reinterpret_cast<bf16*>((reinterpret_cast<std::uintptr_t>(p) + 15) / 16 * 16); };
-  bf16 *const source = align(from.data()), *const sink = align(target.data());
-  for (index_t i = 0; i < total; ++i) source[i].bits = static_cast<std::uint16_t>(i + 1);
-  int const box_x = t.box[0], box_y = t.box[1], box_z = Rank == 3 ? t.box[Rank - 1] : 1, elements = box_x * box_y * box_z;
-  auto const at = [&](index_t i, index_t j, index_t k) -> index_t {  // its number in the tensor; -1: outside
-    bool const inside = i >= 0 && i < t.size[0] && j >= 0 && j < t.size[1] && k >= 0 && k < depth;
-    return inside ? i + j * t.stride[0] + (Rank == 3 ? k * plane : 0) : -1;
-  };
-  auto const map = encode_tensor_map("test", "from", source, t), target_map = encode_tensor_map("test", "target", sink, t);
-  test::array<std::uint16_t> to(elements);
-  test::check_schedules(to, [&] {
-    for (index_t i = 0; i < total; ++i) sink[i].bits = 0x7fff;
-    launch("move", move_kernel<Rank>, {.blocks = 1, .threads = 32, .shared_bytes = sizeof(box_buffer)}, cuda{}, map, target_map, to.data(), elements,
-           x, y, z);
-    int wrong = 0;
-    for (int k = 0; k < depth; ++k)
-      for (int j = 0; j < t.size[1]; ++j)
-        for (int i = 0; i < t.size[0]; ++i) {
-          int const bi = i - x - 1, bj = j - y - 1, bk = Rank == 3 ? k - z - 1 : 0;  // in the box
-          bool const inside = bi >= 0 && bi < box_x && bj >= 0 && bj < box_y && bk >= 0 && bk < box_z;
-          index_t const n = inside ? at(i - 1, j - 1, Rank == 3 ? k - 1 : 0) : -1;
-          std::uint16_t const expected = !inside ? 0x7fff : n < 0 ? 0 : static_cast<std::uint16_t>(n + 1);
-          wrong += sink[at(i, j, k)].bits == expected ? 0 : 1;
-        }
-    CHECK(wrong == 0);
-  });
-  for (int k = 0; k < box_z; ++k)
-    for (int j = 0; j < box_y; ++j)
-      for (int i = 0; i < box_x; ++i) {
-        // 128-byte swizzle as the manual draws it: chunk c of row r of 128 bytes stands where chunk c xor r % 8 would.
-        int const row = k * box_y + j, chunk = t.layout == box_layout::swizzle_128 ? i / 8 ^ row % 8 : i / 8;
-        index_t const n = at(x + i, y + j, z + k);
-        CHECK(to(row * box_x + chunk * 8 + i % 8) == (n < 0 ? 0 : n + 1));
-      }
-}
-
-}  // namespace
-
-TEST_CASE("simt: TMA moves boxes, also over the edges, with and without the 128-byte swizzle") {
-  for (box_layout layout : {box_layout::swizzle_128, box_layout::plain}) {
-    check_box<2>({{96, 20}, {104}, {64, 16}, layout}, 0, 0, 0);
-    check_box<2>({{96, 20}, {104}, {64, 16}, layout}, 40, 9, 0);
-    check_box<2>({{90, 20}, {96}, {64, 8}, layout}, -3, -2, 0);
-    check_box<3>({{70, 6, 3}, {72, 432}, {64, 4, 2}, layout}, 8, 4, 2);
-    check_box<3>({{70, 6, 3}, {72, 432}, {64, 4, 2}, layout}, 0, 0, -1);
-  }
-  check_box<2>({{24, 5}, {24}, {8, 3}, box_layout::plain}, 17, 1, 0);
-}
-
-namespace {
 
 enum class fault {
   none,

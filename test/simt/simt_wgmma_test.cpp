@@ -1,4 +1,4 @@
-// wgmma through its descriptors, against the layouts of the PTX manual written down here a second time, and the faults that the stand-in promises to find.
+// wgmma: the addresses of its descriptors, and the faults that the stand-in promises to find. test/core/ptx has the layouts.
 #include <moe/core/launch.cuh>
 #include <moe/core/ptx.cuh>
 #include <moe/core/tensor_map.cuh>
@@ -25,72 +25,9 @@ struct tiles {
   alignas(1024) bf16 a[64 * 64], b[64 * N];
 };
 
-/// d [64, N] = a [64, 64] b [N, 64]^T + c, the tiles filled by hand, k16 after k16.
-template <int N, major A, major B>
-__global__ void product_kernel(bf16 const* a, bf16 const* b, float const* c, float* d) {
-  auto& shared = ptx::dynamic_shared<tiles<N>>();
-  int const t = static_cast<int>(threadIdx.x);
-  for (int i = t; i < 64 * 64; i += 128) shared.a[place_of<A>(i / 64, i % 64)] = a[i];
-  for (int i = t; i < N * 64; i += 128) shared.b[place_of<B>(i / 64, i % 64)] = b[i];
-  ptx::fence_proxy_async();
-  __syncthreads();
-  // Thread T of warp w holds row 16 w + T / 4 and the one eight below; of each eight columns the pair 2 (T % 4).
-  auto const index = [&](int i) { return (t / 32 * 16 + t % 32 / 4 + (i % 4 < 2 ? 0 : 8)) * N + i / 4 * 8 + t % 4 * 2 + i % 2; };
-  float sum[N / 2];
-  for (int i = 0; i < N / 2; ++i) sum[i] = c[index(i)];
-  ptx::wgmma_pin(sum);
-  ptx::wgmma_fence();
-  auto const at = ptx::wgmma_descriptor<A>(ptx::shared_address(shared.a), 8192), bt = ptx::wgmma_descriptor<B>(ptx::shared_address(shared.b), 8192);
-  for (unsigned k = 0; k < 4; ++k) ptx::wgmma<N, A, B>(sum, at + k * ptx::wgmma_step<A>, bt + k * ptx::wgmma_step<B>, true);
-  ptx::wgmma_commit();
-  ptx::wgmma_wait<0>();
-  ptx::wgmma_pin(sum);
-  for (int i = 0; i < N / 2; ++i) d[index(i)] = sum[i];
-}
-
-template <int N, major A, major B>
-void check_product() {
-  test::array<bf16> a(64, 64), b(N, 64);
-  test::array<float> c(64, N), d(64, N);
-  a.integers(1), b.integers(2), c.integers(3);
-  bf16 const *const left = a.data(), *const right = b.data();
-  float const* const start = c.data();
-  test::check_schedules(d, [&] {
-    launch("product", product_kernel<N, A, B>, {.blocks = 1, .threads = 128, .shared_bytes = sizeof(tiles<N>)}, cuda{}, left, right, start, d.data());
-  });
-  int wrong = 0;
-  for (int m = 0; m < 64; ++m)
-    for (int n = 0; n < N; ++n) {
-      float sum = c(m, n);
-      for (int k = 0; k < 64; ++k) sum += a(m, k) * b(n, k);
-      wrong += d(m, n) == sum ? 0 : 1;
-    }
-  CHECK(wrong == 0);
-}
-
 }  // namespace
 
-TEST_CASE("simt: wgmma of both majors and every width multiplies tiles filled by hand") {
-  check_product<64, major::k, major::k>();
-  check_product<64, major::mn, major::k>();
-  check_product<128, major::k, major::mn>();
-  check_product<256, major::mn, major::mn>();
-  check_product<256, major::k, major::k>();
-}
-
-TEST_CASE("wgmma: the fields of a descriptor, and the addresses it stands for") {
-  std::uint64_t const k = ptx::wgmma_descriptor<major::k>(0x12400), mn = ptx::wgmma_descriptor<major::mn>(0x2000, 8192);
-  CHECK((k & 0x3fff) == 0x1240);
-  CHECK((k >> 32 & 0x3fff) == 64);  // eight rows of 128 bytes, in units of 16
-  CHECK((mn & 0x3fff) == 0x200);
-  CHECK((mn >> 16 & 0x3fff) == 512);
-  CHECK((mn >> 32 & 0x3fff) == 64);
-  for (std::uint64_t d : {k, mn}) {
-    CHECK((d >> 62) == 1);
-    CHECK((d >> 49 & 7) == 0);
-    CHECK((d >> 46 & 7) == 0);
-    CHECK((d >> 52 & 0x3ff) == 0);
-  }
+TEST_CASE("simt: the addresses that a descriptor stands for") {
   std::uint64_t const zero = ptx::wgmma_descriptor<major::k>(0), slabs = ptx::wgmma_descriptor<major::mn>(0, 8192);
   CHECK(simt::descriptor_address(zero, 13, 40, false) == 1664);
   CHECK(simt::descriptor_address(zero, 5, 23, false) == 766);

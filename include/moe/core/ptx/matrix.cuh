@@ -16,7 +16,7 @@ namespace moe::inline MOE_ISA::ptx {
 /// With rows l % 16 and columns l / 16 * 8 of a row-major tile, r is the A of an mma; transposed, of a tile stored [k, n], r[0], r[1] are the B of
 /// columns 0 to 7 and r[2], r[3] that of columns 8 to 15.
 template <bool Transposed = false>
-__device__ void ldmatrix_x4(std::uint32_t (&r)[4], void const* row) {
+__device__ __forceinline__ void ldmatrix_x4(std::uint32_t (&r)[4], void const* row) {
   if constexpr (Transposed)
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -31,7 +31,7 @@ __device__ void ldmatrix_x4(std::uint32_t (&r)[4], void const* row) {
 
 /// The inverse, of sm_90a: stores what ldmatrix_x4 would load.
 template <bool Transposed = false>
-__device__ void stmatrix_x4(void* row, std::uint32_t const (&r)[4]) {
+__device__ __forceinline__ void stmatrix_x4(void* row, std::uint32_t const (&r)[4]) {
   if constexpr (Transposed)
     MOE_PTX_SM90A("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_pointer(row)), "r"(r[0]), "r"(r[1]),
                   "r"(r[2]), "r"(r[3])
@@ -43,7 +43,7 @@ __device__ void stmatrix_x4(void* row, std::uint32_t const (&r)[4]) {
 }
 
 /// d += A B in float: bf16 operands, [16, 16] by [16, 8]. The hardware's order of summation over k is not documented.
-__device__ inline void mma_m16n8k16(float (&d)[4], std::uint32_t const (&a)[4], std::uint32_t b0, std::uint32_t b1) {
+__device__ __forceinline__ void mma_m16n8k16(float (&d)[4], std::uint32_t const (&a)[4], std::uint32_t b0, std::uint32_t b1) {
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));

@@ -23,7 +23,7 @@ __device__ void wgmma_wait() {
 /// Keeps the compiler from moving accesses to the accumulators: after their initialisation, and after the last wgmma_wait<0>. Never while a group is under
 /// way (ptxas then serialises: C7515).
 template <int Size>
-__device__ void wgmma_pin(float (&d)[Size]) {
+__device__ __forceinline__ void wgmma_pin(float (&d)[Size]) {
 #pragma unroll
   for (int i = 0; i < Size; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
@@ -33,7 +33,7 @@ __device__ void wgmma_pin(float (&d)[Size]) {
 
 /// Starts d = A B (+ d where `accumulate`), all 128 threads with the same descriptors. The hardware's order of summation over k is not documented.
 template <int N, major A = major::k, major B = major::k>
-__device__ void wgmma(float (&d)[N / 2], std::uint64_t a, std::uint64_t b, bool accumulate) {
+__device__ __forceinline__ void wgmma(float (&d)[N / 2], std::uint64_t a, std::uint64_t b, bool accumulate) {
   static_assert(N == 64 || N == 128 || N == 256, "moe::ptx: wgmma is here for 64, 128 and 256 columns");
   if constexpr (N == 64)
     MOE_PTX_SM90A(
