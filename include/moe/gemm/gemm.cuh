@@ -15,10 +15,8 @@ namespace detail {
 /// All tiles of `products` by the unit that was asked for.
 template <matrix_unit Unit, bool Accumulate, gemm_tuning P, class Products>
 void multiply_tiles(char const* name, cuda const& space, Products const& products) {
-  constexpr bool tensor_cores = std::same_as<typename Products::a_lines::value_type, bf16> &&
-                                std::same_as<typename Products::b_lines::value_type, bf16> &&
-                                std::same_as<accumulator<typename Products::output>, float>;
-  static_assert(Unit != matrix_unit::mma || tensor_cores, "moe::gemm: matrix_unit::mma multiplies bf16 by bf16 and sums in float");
+  constexpr bool tensor_cores =
+      on_tensor_cores<typename Products::a_lines::value_type, typename Products::b_lines::value_type, typename Products::output>;
   if constexpr (Unit != matrix_unit::fma && tensor_cores) multiply_by_mma<Accumulate, P.mma>(name, space, products);
   else multiply_by_fma<Accumulate, P.fma>(name, space, products);
 }

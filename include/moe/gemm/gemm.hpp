@@ -29,11 +29,21 @@ auto operand_of(V const& v) {
   return operand<typename V::value_type>{v.data(), v.row_stride(), Transposed};
 }
 
+/// What tensor cores multiply: bf16 by bf16, with sums in float.
+template <class TA, class TB, class TC>
+inline constexpr bool on_tensor_cores = std::is_same_v<TA, bf16> && std::is_same_v<TB, bf16> && std::is_same_v<accumulator<TC>, float>;
+template <matrix_unit Unit, class A, class B, class C>
+constexpr void check_unit(A const&, B const&, C const&) {
+  static_assert(Unit != matrix_unit::mma || on_tensor_cores<typename A::value_type, typename B::value_type, typename C::value_type>,
+                "moe::gemm: matrix_unit::mma multiplies bf16 by bf16 and sums in float");
+}
+
 struct gemm_extents {
   index_t m, n, k;
 };
 template <gemm_config C>
 gemm_extents check_gemm(auto const& a, auto const& b, auto const& c) {
+  check_unit<C.unit>(a, b, c);
   index_t const m = c.template extent<0>(), n = c.template extent<1>();
   index_t const k = C.transpose_a ? a.template extent<0>() : a.template extent<1>();
   index_t const a_rows = C.transpose_a ? a.template extent<1>() : a.template extent<0>();

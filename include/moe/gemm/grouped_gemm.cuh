@@ -56,7 +56,7 @@ template <weight_gradient_config C = weight_gradient_config{}, gemm_tuning P = g
           index_t O, index_t I>
 void grouped_gemm_weight_gradient(cuda const& space, tensor<T, YR, YC> const& d_y, in<std::remove_const_t<T>, dyn, dyn> x, in<index_t, dyn> offsets,
                                   tensor<TW, E, O, I> const& d_w, arena& /*scratch*/, in<int, dyn> gather_d_y = {}, in<int, dyn> gather_x = {}) {
-  auto const [experts, rows, m, n] = detail::check_weight_gradient(d_y, x, offsets, d_w, gather_d_y, gather_x);
+  auto const [experts, rows, m, n] = detail::check_weight_gradient<C>(d_y, x, offsets, d_w, gather_d_y, gather_x);
   using lines = detail::device_lines<std::remove_const_t<T>, false>;
   detail::ragged_depth<lines, lines, TW> const products{{d_y.data(), d_y.row_stride(), detail::index_or_null(gather_d_y)},
                                                         {x.data(), x.row_stride(), detail::index_or_null(gather_x)},

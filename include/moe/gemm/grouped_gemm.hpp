@@ -9,6 +9,11 @@ struct grouped_gemm_config {
   matrix_unit unit = matrix_unit::automatic;
 };
 
+struct weight_gradient_config {
+  bool accumulate = false;  ///< add to d_w: each sum starts from what d_w holds
+  matrix_unit unit = matrix_unit::automatic;
+};
+
 namespace detail {
 inline void check_offset_count(char const* who, in<index_t, dyn> offsets, index_t experts) {
   expects(offsets.template extent<0>() == experts + 1, errc::shape_mismatch, who, ": offsets has ", offsets.template extent<0>(), " entries, ", experts,
@@ -38,6 +43,7 @@ struct grouped_extents {
 };
 template <grouped_gemm_config C>
 grouped_extents check_grouped_gemm(auto const& x, in<index_t, dyn> offsets, auto const& w, auto const& y, in<int, dyn> gather) {
+  check_unit<C.unit>(x, w, y);
   index_t const experts = w.template extent<0>(), rows = y.template extent<0>(), n = y.template extent<1>(), k = x.template extent<1>();
   index_t const w_in = C.transpose_w ? w.template extent<2>() : w.template extent<1>();
   index_t const w_out = C.transpose_w ? w.template extent<1>() : w.template extent<2>();
@@ -48,8 +54,10 @@ grouped_extents check_grouped_gemm(auto const& x, in<index_t, dyn> offsets, auto
   return {experts, rows, n, k};
 }
 /// The extents of grouped_gemm_weight_gradient: n x k outputs per expert, sums over its part of `rows`.
-inline grouped_extents check_weight_gradient(auto const& d_y, auto const& x, in<index_t, dyn> offsets, auto const& d_w, in<int, dyn> gather_d_y,
+template <weight_gradient_config C>
+grouped_extents check_weight_gradient(auto const& d_y, auto const& x, in<index_t, dyn> offsets, auto const& d_w, in<int, dyn> gather_d_y,
                                              in<int, dyn> gather_x) {
+  check_unit<C.unit>(d_y, x, d_w);
   char const* const who = "grouped_gemm_weight_gradient";
   index_t const experts = d_w.template extent<0>(), n = d_w.template extent<1>(), k = d_w.template extent<2>();
   bool const direct_d_y = gather_d_y.template extent<0>() == 0, direct_x = gather_x.template extent<0>() == 0;
@@ -103,11 +111,6 @@ std::size_t grouped_gemm_scratch_bytes(cpu const& space, index_t experts, index_
   return detail::product_scratch_bytes<T>(space, experts, experts * k, n);
 }
 
-struct weight_gradient_config {
-  bool accumulate = false;  ///< add to d_w: each sum starts from what d_w holds
-  matrix_unit unit = matrix_unit::automatic;
-};
-
 /// One product per expert over ragged depth:  d_w[e][o, i] (+)= sum_r d_y[r, o] x[r, i]  for offsets[e] <= r < offsets[e + 1].
 ///
 ///   d_y      [rows, out]           in   with `gather_d_y`, row r is read from d_y[gather_d_y[r]]
@@ -123,7 +126,7 @@ template <weight_gradient_config C = weight_gradient_config{}, class T, class TW
 void grouped_gemm_weight_gradient(cpu const& space, tensor<T, YR, YC> const& d_y, in<std::remove_const_t<T>, dyn, dyn> x, in<index_t, dyn> offsets,
                                   tensor<TW, E, O, I> const& d_w, arena& scratch, in<int, dyn> gather_d_y = {}, in<int, dyn> gather_x = {}) {
   using S = std::remove_const_t<T>;
-  auto const [experts, rows, m, n] = detail::check_weight_gradient(d_y, x, offsets, d_w, gather_d_y, gather_x);
+  auto const [experts, rows, m, n] = detail::check_weight_gradient<C>(d_y, x, offsets, d_w, gather_d_y, gather_x);
   detail::check_offsets("grouped_gemm_weight_gradient", offsets, experts, rows);
   detail::check_lines("grouped_gemm_weight_gradient", "d_y", gather_d_y, offsets(experts), d_y.template extent<0>());
   detail::check_lines("grouped_gemm_weight_gradient", "x", gather_x, offsets(experts), x.template extent<0>());
