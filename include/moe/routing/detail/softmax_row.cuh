@@ -1,6 +1,4 @@
 #pragma once
-#include <cmath>
-
 #include <moe/core/elements.cuh>
 #include <moe/core/math.hpp>
 
