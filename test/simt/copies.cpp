@@ -13,8 +13,8 @@ void land(pending_copy& c) {
   if (c.bytes > 0) std::memcpy(c.to, c.from, static_cast<std::size_t>(c.bytes));
 }
 
-/// Moves the box between its place in the tensor and memory that stands for shared memory from `address` on. What lies outside the tensor is loaded as
-/// zeros and not stored.
+/// Moves the box between its place in the tensor and memory that stands for shared memory from `address` on. What lies outside the tensor is loaded
+/// as zeros and not stored.
 void move_box(tensor_map const& map, std::byte* memory, std::uint32_t address, box_corner const& corner, bool load) {
   std::size_t const row_bytes = map.box[0] * map.element_bytes;
   std::int64_t rows = 1;

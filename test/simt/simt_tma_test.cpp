@@ -1,4 +1,5 @@
-// mbarriers, named barriers and the copies of TMA: each fault that the stand-in promises to find, planted in a small kernel. test/core/ptx has the layouts.
+// mbarriers, named barriers and the copies of TMA: each fault that the stand-in promises to find, planted in a small kernel. test/core/ptx has the
+// layouts.
 #include <moe/core/launch.cuh>
 #include <moe/core/ptx.cuh>
 #include <moe/core/tensor_map.cuh>

@@ -39,9 +39,9 @@ inline void check_launch(char const* name, launch_shape const& s) {
 
 /// Starts kernel(args...) on space.stream; no blocks, no launch. The only place that starts kernels, so that test/simt runs the same sources on a
 /// CPU.
-/// Throws an error that names the kernel: bad_argument or unsupported_machine, before anything is started, for threads and shared memory beyond the device;
-/// unsupported_machine if it has no code for this device; no_device; cuda for what else the runtime refuses. An error that earlier work left behind is
-/// reported as such, and the kernel is not started.
+/// Throws an error that names the kernel: bad_argument or unsupported_machine, before anything is started, for threads and shared memory beyond the
+/// device; unsupported_machine if it has no code for this device; no_device; cuda for what else the runtime refuses. An error that earlier work left
+/// behind is reported as such, and the kernel is not started.
 template <class... Params, class... Args>
 void launch(char const* name, void (*kernel)(Params...), launch_shape shape, cuda const& space, Args&&... args) {
   if (shape.blocks <= 0) return;  // an empty grid is a launch error

@@ -7,8 +7,8 @@
 #include <moe/core/ptx/tma.cuh>
 #include <moe/core/ptx/wgmma.cuh>
 
-// All inline PTX, and all access to shared memory, as small functions, here and in core/ptx/. test/simt replaces these files by versions for the CPU, so
-// kernels include <moe/core/ptx.cuh>, with angle brackets, and use no asm and no __shared__ of their own.
+// All inline PTX, and all access to shared memory, as small functions, here and in core/ptx/. test/simt replaces these files by versions for the CPU,
+// so kernels include <moe/core/ptx.cuh>, with angle brackets, and use no asm and no __shared__ of their own.
 namespace moe::inline MOE_ISA::ptx {
 
 /// 16 bytes, moved as one.

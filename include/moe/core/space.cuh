@@ -20,7 +20,7 @@ struct device_name {
   std::string text = "no device that answers";
   int architecture = 0;  ///< 90 for sm_90; 0: unknown
 };
-/// Of the current device, for messages: it takes milliseconds.
+/// Of the current device, for messages: not for speed.
 inline device_name describe_device() {
   int number = 0;
   cudaDeviceProp p{};
@@ -84,8 +84,8 @@ inline errc code_of(cudaError_t e) {
 
 }  // namespace detail
 
-/// Throws moe::error unless the CUDA runtime reports success: `call`, the runtime's words, `more`, the device and what its kernels were compiled for, and
-/// what can be done. An earlier asynchronous failure surfaces here too.
+/// Throws moe::error unless the CUDA runtime reports success: `call`, the runtime's words, `more`, the device and what its kernels were compiled for,
+/// and what can be done. An earlier asynchronous failure surfaces here too.
 template <class... More>
 void cuda_check(cudaError_t status, char const* call, More const&... more) {
   if (status == cudaSuccess) [[likely]]
@@ -100,7 +100,7 @@ struct cuda {
   void wait() const { cuda_check(cudaStreamSynchronize(stream), "cuda::wait"); }
 };
 
-/// What launchers ask of the current device, a few hundred nanoseconds.
+/// What launchers ask of the current device.
 struct cuda_device {
   int number = 0, multiprocessors = 0;
   int major = 0, minor = 0;  ///< of its compute capability

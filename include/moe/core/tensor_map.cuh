@@ -43,8 +43,8 @@ inline PFN_cuTensorMapEncodeTiled_v12000 tensor_map_encoder(char const* op) {
 
 }  // namespace detail
 
-/// Whether TMA can address the tensor: its base and its rows start at multiples of 16 bytes, and it is neither empty nor too large. Kernels take another way
-/// for those it cannot.
+/// Whether TMA can address the tensor: its base and its rows start at multiples of 16 bytes, and it is neither empty nor too large. Kernels take
+/// another way for those it cannot.
 template <class T, int Rank>
 bool fits_tensor_map(T const* data, box_of_tensor<Rank> const& t) {
   index_t const bytes = sizeof(T), most = index_t{1} << 32;
@@ -54,11 +54,11 @@ bool fits_tensor_map(T const* data, box_of_tensor<Rank> const& t) {
   return fits;
 }
 
-/// The tensor map of `data` for ptx::tma_load and ptx::tma_store, about a microsecond of the host. It holds the address, so it lives no longer than the data.
-/// A kernel takes it as a parameter `CUtensorMap const __grid_constant__`.
+/// The tensor map of `data` for ptx::tma_load and ptx::tma_store. It holds the address, so it lives no longer than
+/// the data. A kernel takes it as a parameter `CUtensorMap const __grid_constant__`.
 ///
-/// Throws  bad_argument naming operator, argument and requirement if the tensor does not fit (fits_tensor_map) or the box is not one that TMA can move;
-///         unsupported_machine where the driver has no encoder (it came with CUDA 12.0), no_device where there is no driver.
+/// Throws  bad_argument naming operator, argument and requirement if the tensor does not fit (fits_tensor_map) or the box is not one that TMA can
+///         move; unsupported_machine where the driver has no encoder (it came with CUDA 12.0), no_device where there is no driver.
 template <class T, int Rank>
 CUtensorMap encode_tensor_map(char const* op, char const* argument, T const* data, box_of_tensor<Rank> const& t) {
   static_assert(Rank >= 2 && Rank <= 5, "moe::encode_tensor_map: 2 to 5 dimensions");

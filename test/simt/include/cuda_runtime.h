@@ -1,6 +1,6 @@
 #pragma once
-// Stands in for the CUDA runtime's header where test/simt compiles kernels with a C++ compiler: the keywords, and the runtime calls that the library and
-// its tests use. test/simt/device.hpp says how a test makes them fail.
+// Stands in for the CUDA runtime's header where test/simt compiles kernels with a C++ compiler: the keywords, and the runtime calls that the library
+// and its tests use. test/simt/device.hpp says how a test makes them fail.
 // There is no __shared__ on purpose: shared memory comes from moe::ptx::dynamic_shared, so that it can be poisoned and checked.
 #include <cstddef>
 #include <tuple>

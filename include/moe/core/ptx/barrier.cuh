@@ -4,9 +4,9 @@
 // Barriers beyond __syncthreads, and fences. All of sm_90a but the named barriers.
 namespace moe::inline MOE_ISA::ptx {
 
-// mbarrier: 8 bytes of shared memory. A phase ends when `arrivals` threads have arrived and all bytes that were announced have come; then the next begins.
-// Phases count from 0; a wait names the parity of the phase it waits for. So consumers start with parity 0, and whoever waits for "free again" before
-// anything was used starts with parity 1, which is over from the beginning.
+// mbarrier: 8 bytes of shared memory. A phase ends when `arrivals` threads have arrived and all bytes that were announced have come; then the next
+// begins. Phases count from 0; a wait names the parity of the phase it waits for. So consumers start with parity 0, and whoever waits for "free
+// again" before anything was used starts with parity 1, which is over from the beginning.
 
 /// By one thread; then fence_mbarrier_init() and a barrier of all threads that will use it.
 __device__ inline void mbarrier_init(std::uint64_t* barrier, unsigned arrivals) {

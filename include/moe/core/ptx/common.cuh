@@ -5,8 +5,8 @@
 
 #include <moe/core/macros.hpp>
 
-/// An instruction of sm_90a, as the arguments of asm. Code for any other architecture traps there: kernels that use one do so under `ptx::sm90a`, or are
-/// started only where `ptx::runs_sm90a_code()`.
+/// An instruction of sm_90a, as the arguments of asm. Code for any other architecture traps there: kernels that use one do so under `ptx::sm90a`, or
+/// are started only where `ptx::runs_sm90a_code()`.
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define MOE_PTX_SM90A(...) asm volatile(__VA_ARGS__)
 #else
@@ -33,7 +33,7 @@ __global__ void version_probe_kernel() {
 }
 }  // namespace detail
 
-/// Whether the current device runs this translation unit's kernels as compiled for sm_90a. False where there is no device. About a microsecond.
+/// Whether the current device runs this translation unit's kernels as compiled for sm_90a. False where there is no device.
 inline bool runs_sm90a_code() {
   cudaFuncAttributes attributes{};
   if (cudaFuncGetAttributes(&attributes, detail::version_probe_kernel<>) == cudaSuccess) return attributes.sharedSizeBytes >= 4096;

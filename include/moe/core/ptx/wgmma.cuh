@@ -20,8 +20,8 @@ __device__ void wgmma_wait() {
   MOE_PTX_SM90A("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
 }
 
-/// Keeps the compiler from moving accesses to the accumulators: after their initialisation, and after the last wgmma_wait<0>. Never while a group is under
-/// way (ptxas then serialises: C7515).
+/// Keeps the compiler from moving accesses to the accumulators: after their initialisation, and after the last wgmma_wait<0>. Never while a group is
+/// under way (ptxas then serialises: C7515).
 template <int Size>
 __device__ __forceinline__ void wgmma_pin(float (&d)[Size]) {
 #pragma unroll
