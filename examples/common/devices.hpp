@@ -1,5 +1,6 @@
 #pragma once
-// The devices a program of a preset is compiled for. With MOE_EXAMPLE_CUDA a CUDA compiler reads this, and the model's operators exist in both spaces.
+// The program of a preset, on the devices it is compiled for. With MOE_EXAMPLE_CUDA a CUDA compiler reads this, and the model's operators exist in both
+// spaces.
 #include <array>
 
 #if defined(MOE_EXAMPLE_CUDA)
@@ -14,15 +15,23 @@
 namespace trainer {
 
 #if defined(MOE_EXAMPLE_CUDA)
-template <class Model>
+template <class Preset>
 std::array<device_choice, 2> devices() {
-  return {choice<Model, cpu_device>("cpu"), choice<Model, cuda_device>("cuda")};
+  return {choice<typename Preset::model, cpu_device>("cpu"), choice<typename Preset::model, cuda_device>("cuda")};
 }
 #else
-template <class Model>
+template <class Preset>
 std::array<device_choice, 1> devices() {
-  return {choice<Model, cpu_device>("cpu")};
+  return {choice<typename Preset::model, cpu_device>("cpu")};
 }
 #endif
+
+/// run() for a preset: a plain struct with a `model` and `defaults`. main names no more than that, because nvcc 13 cannot spell a type whose template
+/// arguments are structs outside of a template.
+template <class Preset>
+int run_preset(int argc, char const* const* argv) {
+  auto const choices = devices<Preset>();
+  return run(argc, argv, choices, Preset::defaults, Preset::model::vocab);
+}
 
 }  // namespace trainer

@@ -42,7 +42,11 @@ void load_weights(engine& model, opened const& run) {
 std::unique_ptr<engine> engine_on(std::string const& device, std::span<device_choice const> devices) {
   std::string names;
   for (device_choice const& d : devices) {
-    if (d.name == device) return d.make();
+    if (d.name == device) {
+      auto made = d.make();
+      (void)made->device();  // a device that is not there is an error before any work
+      return made;
+    }
     names += std::string(names.empty() ? "" : ", ") + d.name;
   }
   throw usage_exit{2, "--device is " + device + ", but this program was compiled for: " + names +

@@ -6,7 +6,5 @@
 
 int main(int argc, char** argv) {
   trainer::calm_waiting_threads(argv);
-  using preset = moe_transformer::MOE_PRESET;
-  auto const devices = trainer::devices<preset::model>();
-  return trainer::run(argc, argv, devices, preset::defaults, preset::model::vocab);
+  return trainer::run_preset<moe_transformer::MOE_PRESET>(argc, argv);
 }
