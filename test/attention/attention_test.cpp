@@ -10,8 +10,8 @@ namespace {
 
 using shape = moe::attention_shape;
 
-/// Operands of one call. q, k and v are columns of one matrix with odd row stride, starting at an odd address; or, `aligned`, at multiples of 16 bytes
-/// where the widths are.
+/// Operands of one call. q, k and v are columns of one matrix with odd row stride, starting at an odd address; or, if `aligned`, at multiples of 16
+/// bytes where the widths are.
 template <shape C, class T>
 struct problem {
   using A = moe::accumulator<T>;
@@ -311,6 +311,22 @@ TEST_CASE_TEMPLATE("attention: NaN and infinity in a later token do not touch ea
       CHECK(same);
       CHECK(seen);
     }
+  }
+}
+
+TEST_CASE("attention: scores of -infinity weigh nothing, even a tile full of them; nothing else makes a row NaN") {
+  constexpr shape c{2, 1, 5};
+  problem<c, float> p(1, 70, 7);
+  p.qkv.integers(4);
+  for (index_t t = 0; t < 70; ++t)
+    for (index_t i = 0; i < 5; ++i) p.q()(t, i) = p.q()(t, 5 + i) = i == 0, p.k()(t, i) = i == 0 && t < 66 ? -std::numeric_limits<float>::infinity() : 0;
+  p.forward();
+  for (index_t t = 0; t < 70; ++t) {
+    float sum = 0;
+    for (index_t x = 66; x <= t; ++x) sum += p.v()(x, 3);
+    CHECK(std::isnan(p.lse(t, 1)) == (t < 66));
+    if (t < 66) CHECK(std::isnan(p.o(t, 8)));
+    else CHECK(p.o(t, 8) == sum / static_cast<float>(t - 65));
   }
 }
 

@@ -90,7 +90,8 @@ TEST_CASE("fill_rope_table: far positions and every frequency, to the last bits 
   for (index_t p : {0, 1, 2, 3, 100, 1023, 1999})
     for (index_t i = 0; i < 17; ++i) {
       long double const angle = static_cast<long double>(p) * std::pow(10000.0L, -2.0L * static_cast<long double>(i) / 34);
-      double const error = std::max(std::abs(memory(p, i) - static_cast<double>(std::cos(angle))), std::abs(memory(p, 17 + i) - static_cast<double>(std::sin(angle))));
+      double const cosine = static_cast<double>(std::cos(angle)), sine = static_cast<double>(std::sin(angle));
+      double const error = std::max(std::abs(memory(p, i) - cosine), std::abs(memory(p, 17 + i) - sine));
       if (!(error <= worst * (1.0 + static_cast<double>(p)))) worst = error / (1.0 + static_cast<double>(p));
     }
   CHECK(worst < 3e-16);  // an ulp of the frequency is multiplied by the position
@@ -129,7 +130,8 @@ TEST_CASE_TEMPLATE("rope: the same bits however it runs, and alone", T, float, d
 
 TEST_CASE_TEMPLATE("rope: consecutive positions are those of the array, whatever the row they begin in", T, float, double, bf16) {
   fixture<24, T> f(40);
-  for (moe::consecutive const c : {moe::consecutive{0, 1}, moe::consecutive{0, 7}, moe::consecutive{33, 7}, moe::consecutive{3, 37}, moe::consecutive{39, 1}}) {
+  using moe::consecutive;
+  for (consecutive const c : {consecutive{0, 1}, consecutive{0, 7}, consecutive{33, 7}, consecutive{3, 37}, consecutive{39, 1}}) {
     INFO("first ", c.first, ", length ", c.length);
     std::vector<index_t> p;
     for (index_t t = 0; t < 37; ++t) p.push_back(c.first + t % c.length);

@@ -7,8 +7,8 @@ namespace moe::inline MOE_ISA {
 
 namespace detail {
 
-/// The scratch of attention_backward, which is also its size. d_q, and where several blocks share the columns of a head d_k and d_v, pass through it where
-/// a gradient takes the place of its operand: the other blocks still read that.
+/// The scratch of attention_backward, which is also its size. d_q, and where several blocks share the columns of a head d_k and d_v, pass through it
+/// where a gradient takes the place of its operand: the other blocks still read that.
 template <attention_shape C, class T>
 struct attention_cuda_scratch {
   using slices = attention_gradient_slices<C.d_head, T>;
@@ -26,11 +26,12 @@ struct attention_cuda_scratch {
 /// The contract of attention(cpu), with all views in device memory; asynchronous on `space.stream`. It needs no scratch.
 ///
 /// Order   s as on the CPU. Keys are taken in tiles of 64 from the first one of the sequence on, with a running maximum: before a tile, l and o are
-///         multiplied by exp(old maximum - new maximum). o: one chain of madd over u ascending between these products. l: lane u mod 16 sums its four terms
-///         of a tile, ascending, and madds its sum so far; at the end a tree of halves. A row's bits depend neither on the other rows, nor on the number of
-///         rows of the call (attention_cached), nor on where a tile of rows begins.
-/// Cost    plain tiles of 64 x 64 in accumulators, no tensor cores; query heads that share a key/value head share its tiles. Rows or heads that do not
-///         start at multiples of 16 bytes are loaded element by element. A d_head above 256 (in double above 64) computes the scores once for every 256 (64) columns.
+///         multiplied by exp(old maximum - new maximum). o: one chain of madd over u ascending between these products. l: lane u mod 16 sums its four
+///         terms of a tile, ascending, and madds its sum so far; at the end a tree of halves. A row's bits depend neither on the other rows, nor on
+///         the number of rows of the call (attention_cached), nor on where a tile of rows begins.
+/// Cost    plain tiles of 64 x 64 in accumulators, no tensor cores; query heads that share a key/value head share its tiles. Rows or heads that do
+///         not start at multiples of 16 bytes are loaded element by element. A d_head above 256 (in double above 64) computes the scores once for
+///         every 256 (64) columns.
 template <attention_shape C, class T>
 void attention(cuda const& space, in<T, dyn, dyn> q, in<T, dyn, dyn> k, in<T, dyn, dyn> v, index_t seq, tensor<T, dyn, dyn> o,
                std::type_identity_t<tensor<accumulator<T>, dyn, dyn>> lse, arena& /*scratch*/) {
@@ -43,8 +44,8 @@ void attention(cuda const& space, in<T, dyn, dyn> q, in<T, dyn, dyn> k, in<T, dy
 /// The contract of attention_cached(cpu), with all views in device memory; asynchronous on `space.stream`. It needs no scratch.
 ///
 /// Order   as attention(cuda): the same bits as its rows.
-/// Cost    few rows are taken in tiles of 16, (row, head of the group) pairs. The keys of a head are not dealt to several blocks, because the order of their
-///         sums would then depend on how many there are: a single sequence with few heads leaves most of a GPU idle.
+/// Cost    few rows are taken in tiles of 16, (row, head of the group) pairs. The keys of a head are not dealt to several blocks, because the order
+///         of their sums would then depend on how many there are: a single sequence with few heads leaves most of a GPU idle.
 template <attention_shape C, class T>
 void attention_cached(cuda const& space, in<T, dyn, dyn> q, in<T, dyn, dyn> k_cache, in<T, dyn, dyn> v_cache, index_t position, tensor<T, dyn, dyn> o,
                       arena& /*scratch*/) {
@@ -59,8 +60,10 @@ void attention_cached(cuda const& space, in<T, dyn, dyn> q, in<T, dyn, dyn> k_ca
 
 /// The contract of attention_backward(cpu), with all views in device memory; asynchronous on `space.stream`. Deterministic: no atomics.
 ///
-/// Order   as on the CPU but for D: lane i mod 32 over i ascending, then a tree of halves. Where D is the same, so are all bits (in double: where exp is).
-/// Cost    one kernel for d_q, one for d_k and d_v: 7 products instead of 5. Otherwise as attention(cuda), with 128 columns instead of 256 (in double 32 instead of 64).
+/// Order   as on the CPU but for D: lane i mod 32 over i ascending, then a tree of halves. Where D is the same, so are all bits (in double: where exp
+///         is).
+/// Cost    one kernel for d_q, one for d_k and d_v: 7 products instead of 5. Otherwise as attention(cuda), with 128 columns instead of 256 (in double
+///         64 as there).
 template <attention_shape C, class T>
 void attention_backward(cuda const& space, in<T, dyn, dyn> q, in<T, dyn, dyn> k, in<T, dyn, dyn> v, in<T, dyn, dyn> o,
                         std::type_identity_t<tensor<accumulator<T> const, dyn, dyn>> lse, in<T, dyn, dyn> d_o, index_t seq, tensor<T, dyn, dyn> d_q,

@@ -7,7 +7,8 @@ namespace moe::inline MOE_ISA {
 
 namespace detail {
 
-/// base^(-2 i / d_head) as exp(-2 i / d_head ln base), with exponent and logarithm in two doubles each: pow would do, but nvcc contracts it as it likes.
+/// base^(-2 i / d_head) as exp(-2 i / d_head ln base), with exponent and logarithm in two doubles each: pow would do, but nvcc contracts it as it
+/// likes.
 template <class A>
 struct rope_angle {
   tensor<A, dyn, dyn> rows;
@@ -88,8 +89,8 @@ void rotate_rows(char const* op, cuda const& space, tensor<T, dyn, dyn> x, rope_
 }
 }  // namespace detail
 
-/// The contract of fill_rope_table(cpu), with the table in device memory; asynchronous on `space.stream`. Computed in double on the device, where exp, cos
-/// and sin may differ from the CPU's in the last bit of a double.
+/// The contract of fill_rope_table(cpu), with the table in device memory; asynchronous on `space.stream`. Computed in double on the device, where
+/// exp, cos and sin may differ from the CPU's in the last bit of a double.
 template <rope_config C, class A>
 void fill_rope_table(cuda const& space, rope_table<A> const& table) {
   detail::check_rope_table<C>("fill_rope_table", table);

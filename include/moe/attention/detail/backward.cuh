@@ -49,11 +49,9 @@ __global__ void __launch_bounds__(detail::attention_threads, 1)
   index_t const items = (seq * Group + 16 * M - 1) / (16 * M) * kv_heads * slices * sequences;
   for (index_t item = blockIdx.x; item < items; item += gridDim.x) {
     detail::attention_work<Group> const work(item, 16 * M, seq, kv_heads, slices, sequences);
-    index_t const row0 = work.sequence * seq, column = index_t{work.kv_head} * Depth;
-    index_t const end = work.first + 16 * M < work.rows ? work.query(16 * M - 1) + 1 : seq;
-    auto const at = [&](auto const& x, int r) { return work.has(r) ? x.row(row0 + work.query(r)) + index_t{work.head(r)} * Depth : nullptr; };
-    auto const q = detail::attention_operand<Depth>(g.q, scale, [&](int r) { return at(g.q, r); });
-    auto const d_o = detail::attention_operand<Depth>(g.d_o, A(1), [&](int r) { return at(g.d_o, r); });
+    index_t const row0 = work.sequence * seq, column = index_t{work.kv_head} * Depth, end = work.keys(16 * M, 0, seq);
+    auto const q = detail::attention_operand<Depth>(g.q, scale, [&](int r) { return work.template at<Depth>(g.q, seq, r); });
+    auto const d_o = detail::attention_operand<Depth>(g.d_o, A(1), [&](int r) { return work.template at<Depth>(g.d_o, seq, r); });
     A lse[M], row_delta[M], d_q[M][N] = {};
     for (int m = 0; m < M; ++m) {
       int const r = lane.y + 16 * m;
@@ -63,13 +61,7 @@ __global__ void __launch_bounds__(detail::attention_threads, 1)
     for (index_t key0 = 0; key0 < end; key0 += width) {
       auto const k = detail::attention_operand<Depth>(g.k, A(1), [&](int r) { return key0 + r < end ? g.k.row(row0 + key0 + r) + column : nullptr; });
       auto const v = detail::attention_operand<Depth>(g.v, A(1), [&](int r) { return key0 + r < end ? g.v.row(row0 + key0 + r) + column : nullptr; });
-      detail::attention_range<M> range;
-      range.all = key0 + width <= work.query(0) + 1;
-      for (int m = 0; m < M; ++m) {
-        index_t const seen = work.query(lane.y + 16 * m) + 1 - key0;
-        range.begin[m] = 0;
-        range.end[m] = static_cast<int>(seen < 0 ? 0 : seen < width ? seen : width);
-      }
+      auto const range = work.template seen<M>(0, key0);
       A s[M][4], d_p[M][4];
       detail::attention_product<Depth>(shared, q, k, s);
       detail::attention_product<Depth>(shared, d_o, v, d_p);
@@ -83,9 +75,8 @@ __global__ void __launch_bounds__(detail::attention_threads, 1)
       detail::accumulate(shared, range, d_q);
     }
     for (int m = 0; m < M; ++m)
-      if (work.has(lane.y + 16 * m))
-        detail::store_columns<Depth, N, layout::group>(g.d_q.row(row0 + work.query(lane.y + 16 * m)) + index_t{work.head(lane.y + 16 * m)} * Depth,
-                                                       work.slice * 16 * N, [&](int n) { return d_q[m][n] * scale; });
+      if (T* const to = work.template at<Depth>(g.d_q, seq, lane.y + 16 * m))
+        detail::store_columns<Depth, N, layout::group>(to, work.slice * 16 * N, [&](int n) { return d_q[m][n] * scale; });
   }
 }
 

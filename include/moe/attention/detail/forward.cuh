@@ -13,8 +13,8 @@ struct attention_operands {
   tensor<accumulator<T>, dyn, dyn> lse;  ///< without data where nobody asks for it
 };
 
-/// A tile of rows for one block. The query heads of a key/value head are rows of one tile, heads of a query side by side: keys and values are loaded once
-/// for all of them, and a single new token still fills some rows.
+/// A tile of rows for one block. The query heads of a key/value head are rows of one tile, heads of a query side by side: keys and values are loaded
+/// once for all of them, and a single new token still fills some rows.
 template <int Group>
 struct attention_work {
   index_t sequence, first, rows;  ///< rows: queries * Group of the sequence; the tile begins at row `first`
@@ -30,6 +30,26 @@ struct attention_work {
   __device__ bool has(int r) const { return first + r < rows; }
   __device__ index_t query(int r) const { return (first + r) / Group; }
   __device__ int head(int r) const { return kv_head * Group + static_cast<int>((first + r) % Group); }
+  /// Row r of the tile in a view whose sequences have `queries` rows, at the first element of its head.
+  template <int Depth, class T>
+  __device__ T* at(tensor<T, dyn, dyn> const& x, index_t queries, int r) const {
+    return has(r) ? x.row(sequence * queries + query(r)) + index_t{head(r)} * Depth : nullptr;
+  }
+  /// Keys that any row of the tile of `height` rows sees, and what each row of this thread sees of the tile of keys from key0 on.
+  __device__ index_t keys(int height, index_t position, index_t queries) const {
+    return position + (first + height < rows ? query(height - 1) : queries - 1) + 1;
+  }
+  template <int M>
+  __device__ attention_range<M> seen(index_t position, index_t key0) const {
+    attention_range<M> range;
+    range.all = key0 + attention_tile_columns <= position + query(0) + 1;
+    for (int m = 0; m < M; ++m) {
+      index_t const end = position + query(static_cast<int>(threadIdx.x) / 16 + 16 * m) + 1 - key0;
+      range.begin[m] = 0;
+      range.end[m] = static_cast<int>(end < 0 ? 0 : end < attention_tile_columns ? end : attention_tile_columns);
+    }
+    return range;
+  }
 };
 template <int Group>
 index_t attention_items(int height, index_t queries, int kv_heads, int slices, index_t sequences) {
@@ -59,8 +79,8 @@ __device__ A row_sum(A x) {
   return x;
 }
 
-/// Scores of a tile to weights exp(s - top), with sums and outputs scaled down to the new maximum. A row that sees none of the tile keeps its bits: its
-/// factor is exp(0) = 1. While all scores are -infinity the weights are 0.
+/// Scores of a tile to weights exp(s - top), with sums and outputs scaled down to the new maximum. A row that sees none of the tile keeps its bits:
+/// its factor is exp(0) = 1. While all scores are -infinity the weights are 0.
 template <int M, int N, class A>
 __device__ void softmax_tile(A (&s)[M][4], attention_range<M> const& range, attention_softmax<A, M>& row, A (&o)[M][N]) {
   constexpr A infinity = static_cast<A>(__builtin_inff());
@@ -100,26 +120,16 @@ __global__ void __launch_bounds__(detail::attention_threads, sizeof(accumulator<
   index_t const items = (e.queries * Group + 16 * M - 1) / (16 * M) * kv_heads * slices * e.sequences;
   for (index_t item = blockIdx.x; item < items; item += gridDim.x) {
     detail::attention_work<Group> const work(item, 16 * M, e.queries, kv_heads, slices, e.sequences);
-    index_t const row0 = work.sequence * e.queries, key_row0 = work.sequence * e.keys(), column = index_t{work.kv_head} * Depth;
-    index_t const end = e.position + (work.first + 16 * M < work.rows ? work.query(16 * M - 1) : e.queries - 1) + 1;  // keys that the tile sees
-    auto const q = detail::attention_operand<Depth>(
-        x.q, scale, [&](int r) { return work.has(r) ? x.q.row(row0 + work.query(r)) + index_t{work.head(r)} * Depth : nullptr; });
+    index_t const end = work.keys(16 * M, e.position, e.queries), row0 = work.sequence * e.keys(), column = index_t{work.kv_head} * Depth;
+    auto const q = detail::attention_operand<Depth>(x.q, scale, [&](int r) { return work.template at<Depth>(x.q, e.queries, r); });
     detail::attention_softmax<A, M> softmax;
     A o[M][N] = {};
     for (int m = 0; m < M; ++m) softmax.top[m] = -static_cast<A>(__builtin_inff()), softmax.sum[m] = 0;
 
     for (index_t key0 = 0; key0 < end; key0 += width) {
-      auto const k =
-          detail::attention_operand<Depth>(x.k, A(1), [&](int r) { return key0 + r < end ? x.k.row(key_row0 + key0 + r) + column : nullptr; });
-      auto const v =
-          detail::attention_operand<Depth>(x.v, A(1), [&](int r) { return key0 + r < end ? x.v.row(key_row0 + key0 + r) + column : nullptr; });
-      detail::attention_range<M> range;
-      range.all = key0 + width <= e.position + work.query(0) + 1;
-      for (int m = 0; m < M; ++m) {
-        index_t const seen = e.position + work.query(lane.y + 16 * m) + 1 - key0;
-        range.begin[m] = 0;
-        range.end[m] = static_cast<int>(seen < 0 ? 0 : seen < width ? seen : width);
-      }
+      auto const k = detail::attention_operand<Depth>(x.k, A(1), [&](int r) { return key0 + r < end ? x.k.row(row0 + key0 + r) + column : nullptr; });
+      auto const v = detail::attention_operand<Depth>(x.v, A(1), [&](int r) { return key0 + r < end ? x.v.row(row0 + key0 + r) + column : nullptr; });
+      auto const range = work.template seen<M>(e.position, key0);
       A s[M][4];
       detail::attention_product<Depth>(shared, q, k, s);
       detail::softmax_tile(s, range, softmax, o);
@@ -133,12 +143,11 @@ __global__ void __launch_bounds__(detail::attention_threads, sizeof(accumulator<
       A const sum = detail::row_sum(softmax.sum[m]);
       int const r = lane.y + 16 * m;
       if (!work.has(r)) continue;
-      index_t const row = row0 + work.query(r);
       A const l = sum == A(0) ? static_cast<A>(__builtin_nanf("")) : sum;  // 0: all scores are -infinity
-      detail::store_columns<Depth, N, layout::group>(x.o.row(row) + index_t{work.head(r)} * Depth, work.slice * 16 * N,
+      detail::store_columns<Depth, N, layout::group>(work.template at<Depth>(x.o, e.queries, r), work.slice * 16 * N,
                                                      [&](int n) { return o[m][n] / l; });
       if (x.lse.data() != nullptr && work.slice == 0 && lane.x == 0)
-        x.lse.row(row)[work.head(r)] = softmax.top[m] + static_cast<A>(log_scalar(static_cast<double>(l)));
+        x.lse.row(work.sequence * e.queries + work.query(r))[work.head(r)] = softmax.top[m] + static_cast<A>(log_scalar(static_cast<double>(l)));
     }
   }
 }

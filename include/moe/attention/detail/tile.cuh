@@ -6,8 +6,8 @@
 #include <moe/core/tensor.hpp>
 
 // The two products of attention, by a block of 16 x 16 threads. The thread of row y and column x holds rows y + 16 m of a tile, of a 64-wide tile of
-// scores the columns x + 16 n, and of an output groups of neighbouring columns. All of a row is in 16 neighbouring lanes of one warp, and nothing of its
-// arithmetic depends on where in the tile it stands.
+// scores the columns x + 16 n, and of an output groups of neighbouring columns. All of a row is in 16 neighbouring lanes of one warp, and nothing of
+// its arithmetic depends on where in the tile it stands.
 namespace moe::inline MOE_ISA::detail {
 
 inline constexpr int attention_threads = 256, attention_tile_columns = 64;
@@ -19,14 +19,15 @@ struct alignas(G * sizeof(A)) attention_pack {
   A v[G];
 };
 
-/// How the `Depth` columns of an output are dealt: `slices` blocks of 16 * n columns. Limited by registers and shared memory, so that any depth works.
+/// How the `Depth` columns of an output are dealt: `slices` blocks of 16 * n columns. Limited by registers and shared memory, so that any depth
+/// works.
 template <int Depth, int Most>
 struct attention_slices {
   static constexpr int slices = (Depth + 16 * Most - 1) / (16 * Most), n = (Depth + 16 * slices - 1) / (16 * slices), columns = 16 * n;
 };
 
-/// Shared memory. `a` and `b`: a stage of two operands that are summed along their rows, odd row lengths against bank conflicts; `weight`: a tile of
-/// scores; `c`: the operand that is summed down its columns.
+/// Shared memory. `a` and `b`: a stage of two operands that are summed along their rows, odd row lengths against bank conflicts; `weight`: a tile
+/// of scores; `c`: the operand that is summed down its columns.
 template <class A, int M, int N>
 struct attention_layout {
   static constexpr int size = ptx::vector16<A>::size, vectors = 8, depth = vectors * size;
