@@ -13,13 +13,14 @@ else()
   list(APPEND moe_nvcc -arch=sm_${MOE_GPU_ARCHITECTURE})
 endif()
 
-# moe_nvcc_object(<name> <source> <flag> ...): the rule for ${MOE_GPU_PROGRAMS}/<name>.o. The source is read as CUDA, also where it is a .cpp.
+# moe_nvcc_object(<name> <source> <flag> ...): the rule for ${MOE_GPU_PROGRAMS}/<name>.o. The source is read as CUDA, also where it is a .cpp. The flags say
+# how the host's code is optimised; the device's always is.
 function(moe_nvcc_object name source)
   set(object ${MOE_GPU_PROGRAMS}/${name}.o)
   file(MAKE_DIRECTORY ${MOE_GPU_PROGRAMS})
   add_custom_command(
     OUTPUT ${object} DEPFILE ${object}.d DEPENDS ${source}
-    COMMAND ${moe_nvcc} -x cu -std=c++20 -O2 -Xcompiler=-fopenmp,-Wall,-Wextra -I${PROJECT_SOURCE_DIR}/include -I${PROJECT_SOURCE_DIR} ${ARGN}
+    COMMAND ${moe_nvcc} -x cu -std=c++20 -Xcompiler=-fopenmp,-Wall,-Wextra -I${PROJECT_SOURCE_DIR}/include -I${PROJECT_SOURCE_DIR} ${ARGN}
             -MD -MF ${object}.d -c ${source} -o ${object}
     COMMENT "nvcc ${name}" VERBATIM)
 endfunction()
