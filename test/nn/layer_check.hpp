@@ -1,6 +1,9 @@
 #pragma once
 // What every layer must satisfy: gradients, bits across threads, decoding equal to the forward pass.
 #include <moe/nn/layer.hpp>
+#if defined(MOE_TEST_CUDA)
+#include <moe/moe.cuh>  // a layer may stand in others
+#endif
 
 #include "test/support.hpp"
 
