@@ -6,8 +6,6 @@
 using namespace moe::nn;
 
 namespace {
-template <moe_ffn_config C>
-using layer = moe_ffn<C>;
 constexpr moe_ffn_config plain{.d_model = 6, .d_ff = 8, .experts = 3, .granularity = 2};
 constexpr moe_ffn_config unnormalised{.d_model = 6, .d_ff = 8, .experts = 3, .granularity = 2, .renormalise = false};
 constexpr moe_ffn_config switch_like{.d_model = 5, .d_ff = 7, .experts = 4, .renormalise = false, .activation = activation_kind::relu};
@@ -19,33 +17,33 @@ constexpr moe_ffn_config larger{.d_model = 48, .d_ff = 64, .experts = 4, .granul
 }  // namespace
 
 TEST_CASE("moe_ffn: gradients of weights, input and combine weights, with both losses") {
-  test::check_layer_gradients<layer<plain>>({2, 5});
-  test::check_layer_gradients<layer<unnormalised>>({2, 5});
-  test::check_layer_gradients<layer<with_gelu>>({1, 7});
-  test::check_layer_gradients<layer<with_shared>>({2, 4});
-  test::check_layer_gradients<layer<many_losses>>({2, 5});
+  test::check_layer_gradients<moe_ffn<plain>>({2, 5});
+  test::check_layer_gradients<moe_ffn<unnormalised>>({2, 5});
+  test::check_layer_gradients<moe_ffn<with_gelu>>({1, 7});
+  test::check_layer_gradients<moe_ffn<with_shared>>({2, 4});
+  test::check_layer_gradients<moe_ffn<many_losses>>({2, 5});
 }
 
 TEST_CASE("moe_ffn: gradients with top-1, relu, and with dropped choices") {
-  test::check_layer_gradients<layer<switch_like>>({2, 5});
-  test::layer_run<layer<with_capacity>, double> run({2, 8}, 1);
+  test::check_layer_gradients<moe_ffn<switch_like>>({2, 5});
+  test::layer_run<moe_ffn<with_capacity>, double> run({2, 8}, 1);
   run.forward();
   CHECK(run.a.routed.plan.dropped() > 0);
-  test::check_layer_gradients<layer<with_capacity>>({2, 8});
+  test::check_layer_gradients<moe_ffn<with_capacity>>({2, 8});
 }
 
 TEST_CASE("moe_ffn: one token, and none") {
-  test::check_layer_gradients<layer<plain>>({1, 1});
-  test::layer_run<layer<plain>, double> none({0, 4});
+  test::check_layer_gradients<moe_ffn<plain>>({1, 1});
+  test::layer_run<moe_ffn<plain>, double> none({0, 4});
   CHECK(none.forward() == 0.0);
   none.backward();
   for (double const g : none.g) CHECK(g == 0.0);
 }
 
 TEST_CASE("moe_ffn: equals the sum over its experts computed one by one") {
-  test::layer_run<layer<plain>, double> run({1, 6});
+  test::layer_run<moe_ffn<plain>, double> run({1, 6});
   run.forward();
-  using L = layer<plain>;
+  using L = moe_ffn<plain>;
   double const *router = run.w.data(), *in = run.w.data() + L::parameters.offset<1>(), *out = run.w.data() + L::parameters.offset<2>();
   for (moe::index_t t = 0; t < 6; ++t) {
     std::vector<double> logits(6);
@@ -74,13 +72,13 @@ TEST_CASE("moe_ffn: equals the sum over its experts computed one by one") {
 }
 
 TEST_CASE("moe_ffn: the same bits for any number of threads") {
-  test::check_layer_executions<layer<larger>, float>({2, 37});
-  test::check_layer_executions<layer<with_capacity>, float>({2, 37});
+  test::check_layer_executions<moe_ffn<larger>, float>({2, 37});
+  test::check_layer_executions<moe_ffn<with_capacity>, float>({2, 37});
 }
 
 TEST_CASE("moe_ffn: decoding gives the bits of the forward pass") {
-  test::check_layer_extend<layer<larger>, float>(29);
-  test::check_layer_extend<layer<plain>, double>(29);
+  test::check_layer_extend<moe_ffn<larger>, float>(29);
+  test::check_layer_extend<moe_ffn<plain>, double>(29);
 }
 
 TEST_CASE("moe_ffn: activation memory does not grow with granularity, but for the metadata") {
@@ -89,15 +87,15 @@ TEST_CASE("moe_ffn: activation memory does not grow with granularity, but for th
   sequence_shape const n{4, 64};
   auto const kept = [&]<moe_ffn_config C>() {
     moe::arena metadata;
-    typename layer<C>::template routing<float>(metadata, n.tokens());
-    return test::layer_run<layer<C>, float>::activation_bytes(test::on(), n) - metadata.peak();
+    typename moe_ffn<C>::template routing<float>(metadata, n.tokens());
+    return test::layer_run<moe_ffn<C>, float>::activation_bytes(test::on(), n) - metadata.peak();
   };
   CHECK(kept.operator()<coarse>() == kept.operator()<fine>());
   CHECK(kept.operator()<fine>() > 0);
 }
 
 TEST_CASE("moe_ffn: a NaN in one token reaches its own output and no other") {
-  test::layer_run<layer<plain>, float> run({1, 6});
+  test::layer_run<moe_ffn<plain>, float> run({1, 6});
   run.forward();
   auto const before = run.y.values();
   run.x(2, 3) = test::quiet_nan<float>();
