@@ -163,6 +163,10 @@ TEST_CASE("launch: an error that earlier work left behind is reported as such, o
   CHECK(x[0] == 1);
   add();
   CHECK(x[0] == 3);
+  simt::leave_error(cudaErrorNotReady);  // of a cudaEventQuery: an answer, not an error
+  add();
+  CHECK(x[0] == 5);
+  CHECK(cudaGetLastError() == cudaErrorNotReady);
 }
 
 TEST_CASE("cuda: after an error that took the context every call says so, and destructors neither throw nor hang") {
