@@ -43,7 +43,8 @@ struct preset_of {
   using model = typename transformer<S>::model;
 };
 
-/// Quick start: two minutes on two cores. Measured: 1.888 bits per byte where xz -9 needs 1.928.
+/// Quick start: two minutes on two cores. Measured: 1.73 bits per byte after 1,365 steps on two Zen 4 cores, 1.89 after 468 on two busy Xeon ones, where xz -9
+/// needs 1.93.
 struct quick : preset_of<shape{.vocab = 2048, .d_model = 128, .layers = 4, .heads = 4, .d_ff = 512, .experts = 4, .granularity = 4}> {
   static constexpr trainer::preset defaults{.name = "quick", .what = "16 experts, k = 4, 4 layers of width 128: two minutes on two cores", .minutes = 2, .batch = 8, .length = 128};
 };
@@ -51,7 +52,7 @@ struct quick : preset_of<shape{.vocab = 2048, .d_model = 128, .layers = 4, .head
 struct quick_dense : preset_of<shape{.vocab = 2048, .d_model = 128, .layers = 4, .heads = 4, .d_ff = 512, .experts = 0, .granularity = 1}> {
   static constexpr trainer::preset defaults{.name = "quick_dense", .what = "dense twin of quick: the same active parameters", .minutes = 2, .batch = 8, .length = 128};
 };
-/// Twenty minutes on two cores.
+/// Twenty minutes on two cores. Measured: 1.602 bits per byte after 968 steps, which took 14 minutes on two Zen 4 cores beside other work.
 struct medium : preset_of<shape{.vocab = 4096, .d_model = 256, .layers = 6, .heads = 8, .d_ff = 1024, .experts = 8, .granularity = 4}> {
   static constexpr trainer::preset defaults{.name = "medium", .what = "32 experts, k = 4, 6 layers of width 256: twenty minutes on two cores", .minutes = 20, .batch = 8, .length = 256};
 };
