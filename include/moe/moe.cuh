@@ -33,6 +33,7 @@
 
 #include <moe/optim/adamw.cuh>
 #include <moe/optim/clip.cuh>
+#include <moe/optim/group_adamw.cuh>
 
 #include <moe/routing/balance.cuh>
 #include <moe/routing/dispatch.cuh>

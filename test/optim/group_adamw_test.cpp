@@ -28,8 +28,10 @@ struct state {
       for (index_t i = 0; i < 160; ++i) values.push_back((*x)(i));
     return values;
   }
-  void step(int threads, std::vector<parameter_span> const& spans, group_schedule const& rates, double scale, index_t t, moe::adamw_config c = {}) {
-    moe::adamw_by_group(moe::cpu{threads}, spans, rates, w.vec(), m.vec(), v.vec(), g.vec(), scale, t, c);
+  template <class Scale>
+  void step(space const& s, std::vector<parameter_span> const& spans, group_schedule const& rates, Scale const& scale, index_t t,
+            moe::adamw_config c = {}) {
+    moe::adamw_by_group(s, spans, rates, w.vec(), m.vec(), v.vec(), g.vec(), scale, t, c);
   }
 };
 
@@ -61,38 +63,63 @@ TEST_CASE_TEMPLATE("adamw_by_group: the bits of one adamw per parameter; what no
     for (auto const& p : model) {
       double const decay = p.rows == 1 || p.group == norm ? 0 : 0.3, base = moe::warmup_cosine(0.1, 2, 10, 0.01).at(t);
       auto const part = [&](array<T>& x) { return moe::vec(x.data() + p.offset, p.size); };
-      moe::adamw(moe::cpu{1}, part(expected.w), part(expected.m), part(expected.v), part(expected.g), p.group == router ? 0.25 * base : base, decay,
+      moe::adamw(on(), part(expected.w), part(expected.m), part(expected.v), part(expected.g), p.group == router ? 0.25 * base : base, decay,
                  0.7, t, {.beta1 = 0.8});
     }
-  for (int threads : {1, 3}) {
+  for_each_execution([&](space const& where, int) {
     state<T> s;
-    for (index_t t = 1; t <= 3; ++t) s.step(threads, spans, rates, 0.7, t, {.beta1 = 0.8});
+    for (index_t t = 1; t <= 3; ++t) s.step(where, spans, rates, 0.7, t, {.beta1 = 0.8});
     CHECK(same_bits(s.all(), expected.all()));
     CHECK((s.w(130) == state<T>().w(130) && s.m(130) == state<T>().m(130)));  // between the spans
+  });
+}
+
+TEST_CASE_TEMPLATE("adamw_by_group: a factor in the memory of the space gives the bits of the same number", T, float, double) {
+  auto const spans = moe::parameter_spans(model);
+  array<double> factor(1);
+  for (double const scale : {0.0, 0.37, 1.0}) {
+    state<T> known, kept;
+    factor(0) = scale;
+    for (index_t t = 1; t <= 2; ++t) {
+      known.step(on(), spans, rates, scale, t);
+      kept.step(on(), spans, rates, moe::view<1>(factor.data(), 1), t);
+    }
+    CHECK(same_bits(kept.all(), known.all()));
+  }
+}
+
+TEST_CASE("adamw_by_group: a factor in the memory of the space that is no number changes nothing; where the host can see it, it is an error") {
+  array<double> factor(1);
+  for (double const scale : {-1.0, quiet_nan<double>(), std::numeric_limits<double>::infinity()}) {
+    state<float> s;
+    factor(0) = scale;
+    std::string const text = error_of([&] { s.step(on(), moe::parameter_spans(model), rates, moe::view<1>(factor.data(), 1), 1); });
+    CHECK(contains(text, "grad_scale") == !on_cuda);
+    CHECK(same_bits(s.all(), state<float>().all()));
   }
 }
 
 TEST_CASE("adamw_by_group: any way to cut the buffer gives the same bits") {
   state<float> whole, cut;
-  whole.step(1, {{ffn, 0, 160, true}}, rates, 1, 1);
-  cut.step(1, {{ffn, 0, 7, true}, {ffn, 7, 7, true}, {expert, 7, 90, true}, {ffn, 90, 160, true}}, rates, 1, 1);
+  whole.step(on(), {{ffn, 0, 160, true}}, rates, 1, 1);
+  cut.step(on(), {{ffn, 0, 7, true}, {ffn, 7, 7, true}, {expert, 7, 90, true}, {ffn, 90, 160, true}}, rates, 1, 1);
   CHECK(same_bits(whole.all(), cut.all()));
 }
 
 TEST_CASE("adamw_by_group: what lies between two spans of equal rates stays") {
   state<double> s;
   state<double> const before;
-  s.step(1, {{ffn, 0, 50, true}, {ffn, 51, 160, true}}, rates, 1, 1);
+  s.step(on(), {{ffn, 0, 50, true}, {ffn, 51, 160, true}}, rates, 1, 1);
   for (index_t i = 0; i < 160; ++i) CHECK((s.w(i) == before.w(i) && s.m(i) == before.m(i) && s.v(i) == before.v(i)) == (i == 50));
 }
 
 TEST_CASE("adamw_by_group: a frozen group keeps its weights; no spans change nothing") {
   state<double> s;
-  s.step(1, {{router, 0, 80, true}, {ffn, 80, 160, true}}, group_schedule(moe::warmup_cosine(0.1, 0, 10, 0), 0.1).scaled(router, 0), 1, 1);
+  s.step(on(), {{router, 0, 80, true}, {ffn, 80, 160, true}}, group_schedule(moe::warmup_cosine(0.1, 0, 10, 0), 0.1).scaled(router, 0), 1, 1);
   state<double> const before;
   for (index_t i = 0; i < 160; ++i) CHECK((s.w(i) == before.w(i)) == (i < 80));
   state<double> none;
-  none.step(1, {}, rates, 1, 1);
+  none.step(on(), {}, rates, 1, 1);
   CHECK(same_bits(none.all(), before.all()));
 }
 
@@ -101,7 +128,7 @@ TEST_CASE("adamw_by_group: wrong use is refused before anything is changed") {
   double const nan = quiet_nan<double>();
   std::vector<parameter_span> const good{{norm, 0, 16, false}, {ffn, 16, 160, true}};
   auto const message = [&](std::vector<parameter_span> const& spans, double scale = 1, index_t t = 1, moe::adamw_config c = {}) {
-    return error_of([&] { s.step(1, spans, rates, scale, t, c); });
+    return error_of([&] { s.step(on(), spans, rates, scale, t, c); });
   };
   CHECK(message({{norm, 0, 16, false}, {ffn, 16, 161, true}}) == "adamw_by_group: a span is elements [16, 161) of 160");
   CHECK(contains(message({{norm, 0, 16, false}, {ffn, 15, 160, true}}), "a span is elements [15, 160), needs to begin at 16 or later"));
@@ -117,11 +144,11 @@ TEST_CASE("adamw_by_group: wrong use is refused before anything is changed") {
     };
     return group_schedule(later{0.1}).with_schedule(ffn, later{last}).with_weight_decay(ffn, 1);
   };
-  CHECK(contains(error_of([&] { s.step(1, good, rises(2), 1, 5); }), "lr * weight_decay is 2"));
-  CHECK(contains(error_of([&] { s.step(1, good, rises(nan), 1, 5); }), "the learning rate of ffn at step 5"));
+  CHECK(contains(error_of([&] { s.step(on(), good, rises(2), 1, 5); }), "lr * weight_decay is 2"));
+  CHECK(contains(error_of([&] { s.step(on(), good, rises(nan), 1, 5); }), "the learning rate of ffn at step 5"));
   array<float> few(159);
   few.fill(0);
-  CHECK(error_of([&] { moe::adamw_by_group(moe::cpu{}, good, rates, s.w.vec(), few.vec(), s.v.vec(), s.g.vec(), 1, 1); }) ==
+  CHECK(error_of([&] { moe::adamw_by_group(on(), good, rates, s.w.vec(), few.vec(), s.v.vec(), s.g.vec(), 1, 1); }) ==
         "adamw_by_group: w, m, v and g have 160, 159, 160 and 160 elements, need to have as many");
   CHECK(same_bits(s.all(), state<float>().all()));
 }

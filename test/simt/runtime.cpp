@@ -1,5 +1,7 @@
 // The calls of the CUDA runtime that the library and its tests use.
 #include <cuda_runtime.h>
+#include <sys/mman.h>
+#include <unistd.h>
 #include <algorithm>
 #include <cstdlib>
 #include <map>
@@ -25,7 +27,12 @@ namespace {
 constexpr std::size_t most_without_attribute = 48 * 1024;
 
 cudaError_t last_error = cudaSuccess;
-std::map<void*, std::size_t> allocations;
+/// Memory of the device: pages of its own that end where it ends, with one behind them that nobody may touch.
+struct device_pages {
+  std::size_t bytes, pages;  // asked for; to map, without the last one
+  std::byte* first;
+};
+std::map<void*, device_pages> allocations;
 std::map<void const*, std::size_t> shared_limits;
 
 struct capture_state {
@@ -40,6 +47,24 @@ cudaError_t remember(cudaError_t e) {
 }
 /// What a call returns whatever it asks for.
 cudaError_t trouble() { return device().present != cudaSuccess ? device().present : device().lost; }
+
+std::size_t page_size() { return static_cast<std::size_t>(sysconf(_SC_PAGESIZE)); }
+/// nullptr: the system has no more.
+void* map_device_pages(std::size_t bytes) {
+  std::size_t const usable = (bytes + 255) / 256 * 256, pages = (usable + page_size() - 1) / page_size() * page_size();
+  void* const p = mmap(nullptr, pages + page_size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED) return nullptr;
+  auto* const first = static_cast<std::byte*>(p);
+  mprotect(first + pages, page_size(), PROT_NONE);
+  void* const data = first + pages - usable;
+  allocations[data] = {bytes, pages, first};
+  return data;
+}
+/// While a stream is captured the host cannot touch device memory: nothing has been computed yet, so a look at it is a mistake. It ends the test at
+/// the very access, as it would on a machine with a GPU.
+void let_host_touch_device_memory(bool yes) {
+  for (auto const& [p, a] : allocations) mprotect(a.first, a.pages, yes ? PROT_READ | PROT_WRITE : PROT_NONE);
+}
 
 /// A call that a stream under capture does not allow: it spoils the capture.
 cudaError_t spoil(cudaError_t e) {
@@ -61,7 +86,7 @@ device_state& device() {
 void leave_error(cudaError_t e) { last_error = e; }
 std::size_t allocated_bytes() {
   std::size_t n = 0;
-  for (auto const& [p, bytes] : allocations) n += bytes;
+  for (auto const& [p, a] : allocations) n += a.bytes;
   return n;
 }
 
@@ -73,8 +98,10 @@ cudaError_t submit(cudaStream_t stream, std::function<void()> const& work) {
   if (records(stream)) {
     if (!capture.valid) return remember(cudaErrorStreamCaptureInvalidated);
     capture.graph->nodes.push_back(work);
-  } else {
+  } else {  // of another stream, if one is captured
+    if (capture.stream != nullptr) let_host_touch_device_memory(true);
     work();
+    if (capture.stream != nullptr) let_host_touch_device_memory(false);
   }
   return cudaSuccess;
 }
@@ -224,16 +251,15 @@ cudaError_t cudaMalloc(void** p, std::size_t bytes) {
   int& left = simt::device().successful_allocations;
   bool const fails = left == 0 || bytes > simt::device().memory - std::min(simt::device().memory, simt::allocated_bytes());
   if (left >= 0) --left;
-  if (!fails) *p = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+  if (!fails) *p = simt::map_device_pages(bytes);
   if (*p == nullptr) return remember(cudaErrorMemoryAllocation);
-  simt::allocations[*p] = bytes;
   std::memset(*p, simt::poison_byte, bytes);
   return cudaSuccess;
 }
 cudaError_t cudaFree(void* p) {
   auto const found = simt::allocations.find(p);
   if (found != simt::allocations.end()) {  // also where the call fails: the test's process lives on
-    std::free(p);
+    munmap(found->second.first, found->second.pages + simt::page_size());
     simt::allocations.erase(found);
     return check_unsafe();
   }
@@ -310,6 +336,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   if (cudaError_t const e = trouble(); e != cudaSuccess) return remember(e);
   if (stream == nullptr || simt::capture.stream != nullptr) return remember(cudaErrorStreamCaptureUnsupported);
   simt::capture = {stream, true, std::make_unique<CUgraph_st>()};
+  simt::let_host_touch_device_memory(false);
   return cudaSuccess;
 }
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
@@ -322,6 +349,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   *graph = nullptr;
   if (!simt::records(stream)) return remember(cudaErrorInvalidValue);
   simt::capture_state const ended = std::exchange(simt::capture, {});
+  simt::let_host_touch_device_memory(true);
   if (!ended.valid) return remember(cudaErrorStreamCaptureInvalidated);
   *graph = new CUgraph_st{ended.graph->nodes};
   return cudaSuccess;

@@ -48,11 +48,13 @@ std::vector<parameter_span> parameter_spans(std::vector<P> const& parameters) {
 ///
 ///   spans       parts of the buffer, ascending, without overlap (parameter_spans); what lies between them stays as it is
 ///   w, m, v, g  [n]  as adamw
-///   grad_scale  whatever adamw takes: a number, or where the space keeps one
+///   grad_scale  whatever adamw takes: a number, or a view [1] of double in the memory of the space, where clip_scale wrote it: then no part of a
+///               training step has to wait for another. The rates and the step are numbers of the host in either case: a CUDA graph that captures
+///               the call keeps those it was captured with.
 ///
 /// Edges   no spans, or a span without elements: nothing changes there.
 /// Throws  shape_mismatch if the lengths differ or a span reaches beyond n; bad_argument if spans overlap or descend, and as rates.at and adamw. All
-///         before anything is changed.
+///         before anything is changed. A factor in device memory cannot be refused: as in adamw, the step is left out in silence.
 /// Order   the bits of calls of adamw, one per span, for any way to cut the buffer into spans.
 /// Cost    adamw's; neighbouring spans of equal rates are one call.
 template <execution_space Space, class T, class Scale>
