@@ -469,6 +469,8 @@ TEST_CASE_TEMPLATE("gemm: results do not depend on the tile; no scratch is neede
       moe::arena none;
       moe::gemm<C, moe::gemm_tuning{.mma = {.rows = 64, .columns = 64, .stages = 3}}>(test::on(), p.a.mat(), p.b.mat(), c.mat(), none);
       CHECK(same_bits(c.values(), p.run().values()));
+      moe::gemm<C, moe::gemm_tuning{.mma = {.rows = 64, .columns = 256, .stages = 2}}>(test::on(), p.a.mat(), p.b.mat(), (c = p.c).mat(), none);
+      CHECK(same_bits(c.values(), p.run().values()));
     });
   CHECK(moe::gemm_scratch_bytes<T>(test::on(), 70, 131, 35) == 0);
 }

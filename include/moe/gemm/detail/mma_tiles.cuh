@@ -5,7 +5,7 @@
 
 namespace moe::inline MOE_ISA {
 
-/// A block computes rows by columns outputs, multiples of 64; each warp 64 by 32 of them. Results do not depend on it.
+/// A block computes rows by columns outputs, 64, 128 or 256 each; each warp 64 by 32 of them. Results do not depend on it.
 struct mma_tuning {
   int rows = 128, columns = 128;
   int stages = 4;  ///< parts of 32 along the summed index in shared memory
@@ -56,6 +56,7 @@ __device__ bool chunks_fit(Lines const& x) {
 template <int Rows, int Threads, class Lines>
 struct mma_loader {
   static constexpr int chunks = (Lines::along_k ? mma_depth : Rows) / 8, count = Rows * mma_depth / 8 / Threads;
+  static_assert(count * Threads * 8 == Rows * mma_depth, "every thread brings as many chunks as the others");
   Lines from;
   index_t row, rows, k;
   bool aligned;
@@ -221,8 +222,8 @@ __global__ void __launch_bounds__(detail::mma_threads(M, N)) mma_tiles_kernel(Pr
 namespace detail {
 template <bool Accumulate, mma_tuning P, class Products>
 void multiply_by_mma(char const* name, cuda const& space, Products const& products) {
-  static_assert(P.rows % 64 == 0 && P.columns % 64 == 0 && P.rows >= 64 && P.columns >= 64 && mma_threads(P.rows, P.columns) <= 1024,
-                "moe::gemm: mma_tuning::rows and columns must be multiples of 64 for at most 32 warps of 64 x 32");
+  static_assert(P.rows >= 64 && P.columns >= 64 && 256 % P.rows == 0 && 256 % P.columns == 0,
+                "moe::gemm: mma_tuning::rows and columns must be 64, 128 or 256");
   static_assert(P.stages >= 2, "moe::gemm: mma_tuning::stages must be at least 2");
   using layout = mma_layout<P.rows, P.columns, P.stages, Products::a_lines::along_k, Products::b_lines::along_k>;
   launch(name, mma_tiles_kernel<Accumulate, P.rows, P.columns, P.stages, Products>,
