@@ -33,8 +33,9 @@ __global__ void version_probe_kernel() {
 }
 }  // namespace detail
 
-/// Whether the current device runs this translation unit's kernels as compiled for sm_90a. False where there is no device.
-inline bool runs_sm90a_code() {
+/// Whether the current device runs this translation unit's kernels as compiled for sm_90a. False where there is no device. Static, as nvcc makes the
+/// kernels: the linker must not answer for those of another unit, which may be compiled for other architectures.
+static inline bool runs_sm90a_code() {
   cudaFuncAttributes attributes{};
   if (cudaFuncGetAttributes(&attributes, detail::version_probe_kernel<>) == cudaSuccess) return attributes.sharedSizeBytes >= 4096;
   cudaGetLastError();  // clear it: no device is an answer here
