@@ -572,6 +572,131 @@ TEST_CASE("grouped_gemm on tensor cores: small integers have the bits of the cha
     }
 }
 
+namespace {
+constexpr grouped_gemm_config by_warpgroups = forward_by<matrix_unit::wgmma>;
+}
+
+TEST_CASE("grouped_gemm by warpgroups: small integers have the bits of the chain, ragged, with tails in every dimension") {
+  constexpr matrix_unit wgmma = matrix_unit::wgmma;
+  for (groups const& g : {groups{{5}}, {{0, 0}, 3}, {{1, 0, 12, 17, 0, 33}, 4}, {{0, 64, 65}}, {{127, 0, 130}, 2}}) {
+    check_integers<forward_by<wgmma>>(g, 40, 24, false);
+    check_integers<backward_by<wgmma>>(g, 72, 40, false);
+  }
+  groups const g{{3, 0, 66}, 1};
+  check_integers<forward_by<wgmma>>(g, 64, 64, false);
+  check_integers<forward_by<wgmma>>(g, 61, 257, false, 3, 8);  // rows of x and w on 16 bytes, those of y not
+  check_integers<backward_by<wgmma>>(g, 63, 263, false, 9, 8);
+  check_integers<forward_add_by<wgmma>>(g, 136, 72, false);
+  check_integers<backward_add_by<wgmma>>(g, 200, 16, false, 8, 8);
+  check_integers<forward_by<wgmma>>(g, 0, 24, false);
+  check_integers<forward_add_by<wgmma>>(g, 0, 24, false);
+  check_integers<forward_by<wgmma>>(groups{{0, 0}}, 24, 24, false);
+}
+
+TEST_CASE("grouped_gemm by warpgroups: a row's bits do not depend on the other rows, nor on the columns; sums are near those of the chain") {
+  forward_problem<by_warpgroups, bf16> all({{70, 0, 13}, 2}, 200, 72, false);
+  auto const together = all.run(), chain = all.expected();
+  for (index_t r = 0; r < 83; ++r)
+    for (index_t j = 0; j < 72; ++j) REQUIRE(std::abs(static_cast<float>(together(r, j)) - static_cast<float>(chain(r, j))) <= 0x1p-7f * 16);
+  for (index_t e : {0, 2}) {
+    index_t const r = all.offsets(e + 1) - 1;
+    forward_problem<by_warpgroups, bf16> alone({{1}}, 200, 8, false);
+    for (index_t l = 0; l < 200; ++l) {
+      alone.x(0, l) = all.x(r, l);
+      for (index_t j = 0; j < 8; ++j) alone.w(j, l) = all.w(e * 72 + 64 + j, l);
+    }
+    auto const y = alone.run();
+    for (index_t j = 0; j < 8; ++j) REQUIRE(same_bits<bf16>({y(0, j)}, {together(r, 64 + j)}));
+  }
+}
+
+TEST_CASE("grouped_gemm by warpgroups: a NaN reaches exactly the outputs it belongs to, also from rows that share a tile's loads") {
+  forward_problem<forward_by<matrix_unit::wgmma>, bf16> p({{14, 20}, 3}, 72, 40, false);
+  auto const y = p.run();
+  p.x(15, 71) = test::quiet_nan<bf16>(), p.w(40 + 33, 2) = test::quiet_nan<bf16>();
+  for (index_t l = 0; l < 72; ++l) p.x(34, l) = test::quiet_nan<bf16>();  // nobody's row
+  auto const y2 = p.run();
+  for (index_t r = 0; r < 37; ++r)
+    for (index_t j = 0; j < 40; ++j) {
+      if (r == 15 || (r >= 14 && r < 34 && j == 33)) REQUIRE(std::isnan(static_cast<double>(y2(r, j))));
+      else REQUIRE(same_bits<bf16>({y2(r, j)}, {y(r, j)}));
+    }
+}
+
+TEST_CASE("grouped_gemm by warpgroups: the same bits however it is executed") {
+  constexpr matrix_unit wgmma = matrix_unit::wgmma;
+  forward_problem<forward_by<wgmma>, bf16> p({{66, 0, 1, 20}, 5}, 328, 72, false);  // more parts of k than stages
+  forward_problem<backward_add_by<wgmma>, bf16> b({{130, 3}}, 72, 40, false);
+  std::vector<bf16> y, x;
+  test::for_each_execution([&](test::space const& s, int i) {
+    auto const y_now = p.run(s).values(), x_now = b.run(s).values();
+    if (i == 0) y = y_now, x = x_now;
+    CHECK(same_bits(y_now, y));
+    CHECK(same_bits(x_now, x));
+  });
+}
+
+#if defined(MOE_TEST_CUDA)
+TEST_CASE("grouped_gemm by warpgroups: results do not depend on the tile; blocks that compute several tiles; offsets that nobody could check") {
+  forward_problem<by_warpgroups, bf16> p({{70, 0, 131}, 2}, 200, 200, false);
+  auto const whole = p.run().values();
+  auto y = p.y;
+  moe::arena none;
+  auto const with = [&]<moe::wgmma_tuning P>() {
+    y = p.y;
+    moe::grouped_gemm<by_warpgroups, moe::gemm_tuning{.wgmma = P}>(test::on(), p.x.mat(), p.offsets.vec(), three(p.w, 3), y.mat(), none);
+    CHECK(same_bits(y.values(), whole));
+  };
+  with.operator()<moe::wgmma_tuning{.columns = 64, .stages = 2}>();
+  with.operator()<moe::wgmma_tuning{.columns = 128, .stages = 3}>();
+
+  auto const maps = moe::detail::wgmma_maps_of<true, 64>("cut", p.x.mat(), three(p.w, 3));
+  moe::detail::wgmma_product const product{y.data(), 200, p.offsets.data(), 3, p.g.rows(), 200, 200};
+  test::for_each_execution([&](test::space const& s, int) {
+    y = p.y;
+    moe::launch("cut", moe::wgmma_tiles_kernel<false, 64, 3, true>,
+                {.blocks = 2, .threads = moe::detail::wgmma_threads, .shared_bytes = sizeof(moe::detail::wgmma_layout<64, 3>)}, s, maps.x, maps.w,
+                product);
+    CHECK(same_bits(y.values(), whole));
+  });
+
+  for (std::vector<index_t> const& wrong : {std::vector<index_t>{0, 4, 100}, {-3, 4, 8}, {8, 4, 0}, {0, 1000, 8}}) {
+    forward_problem<by_warpgroups, bf16> q({{4, 4}}, 8, 8, false);
+    for (index_t e = 0; e < 3; ++e) q.offsets(e) = wrong[static_cast<std::size_t>(e)];
+    q.run();
+  }
+}
+
+TEST_CASE("grouped_gemm by warpgroups: what does not fit is refused before anything is written, and y may lie anywhere") {
+  auto const error = [](index_t in, bool gathered, index_t stride, index_t offset) {
+    forward_problem<by_warpgroups, bf16> p({{3, 2}}, in, 24, gathered, stride, offset);
+    auto y = p.y;
+    moe::arena none;
+    std::string const e = error_of([&] { moe::grouped_gemm<by_warpgroups>(test::on(), p.x.mat(), p.offsets.vec(), three(p.w, 2), y.mat(), none, p.gather.vec()); });
+    if (!e.empty()) CHECK(same_bits(y.values(), p.y.values()));
+    return e;
+  };
+  CHECK(error(24, false, 0, 0) == "");
+  CHECK(error(20, false, 0, 0) == "grouped_gemm: x has a stride of 20 elements in dimension 1, TMA needs a multiple of 16 bytes below 2^40");
+  CHECK(contains(error(24, false, 0, 1), "grouped_gemm: x starts at "));
+  CHECK(error(24, true, 0, 0) ==
+        "grouped_gemm: matrix_unit::wgmma takes no gather index, there is one of 5 entries; gather the rows first or take matrix_unit::mma");
+#if !defined(__CUDACC__)
+  simt::device().hopper_code = false;
+  CHECK(contains(error(24, false, 0, 0), "grouped_gemm: matrix_unit::wgmma needs a device of compute capability 9.0"));
+  simt::device() = {};
+#endif
+  forward_problem<by_warpgroups, bf16> p({{3, 70}, 1}, 24, 20, false);
+  p.x.integers(1), p.w.integers(2);
+  for (index_t offset : {1, 4, 8}) {
+    array<bf16> y(74, 20, 21 + offset, offset);
+    moe::arena none;
+    moe::grouped_gemm<by_warpgroups>(test::on(), p.x.mat(), p.offsets.vec(), three(p.w, 2), y.mat(), none);
+    CHECK(same_bits(y.values(), p.expected().values()));
+  }
+}
+#endif
+
 #if defined(MOE_TEST_CUDA)
 TEST_CASE("grouped_gemm: offsets that nobody could check never lead outside the outputs") {
   for (std::vector<index_t> const& wrong : {std::vector<index_t>{0, 4, 100}, {-3, 4, 8}, {8, 4, 0}, {0, 1000, 8}}) {

@@ -1,20 +1,23 @@
 #pragma once
 #include <moe/gemm/detail/fma_tiles.cuh>
 #include <moe/gemm/detail/mma_tiles.cuh>
+#include <moe/gemm/detail/wgmma_tiles.cuh>
 #include <moe/gemm/gemm.hpp>
 
 namespace moe::inline MOE_ISA {
 
-/// How fast, for both units; results do not depend on it.
+/// How fast, for each unit; results do not depend on it.
 struct gemm_tuning {
   fma_tuning fma = {};
   mma_tuning mma = {};
+  wgmma_tuning wgmma = {};
 };
 
 namespace detail {
 /// All tiles of `products` by the unit that was asked for.
 template <matrix_unit Unit, bool Accumulate, gemm_tuning P, class Products>
 void multiply_tiles(char const* name, cuda const& space, Products const& products) {
+  static_assert(Unit != matrix_unit::wgmma, "moe::gemm: matrix_unit::wgmma is of grouped_gemm only");
   constexpr bool tensor_cores =
       on_tensor_cores<typename Products::a_lines::value_type, typename Products::b_lines::value_type, typename Products::output>;
   if constexpr (Unit != matrix_unit::fma && tensor_cores) multiply_by_mma<Accumulate, P.mma>(name, space, products);

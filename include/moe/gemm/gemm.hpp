@@ -9,6 +9,7 @@ enum class matrix_unit {
   automatic,  ///< tensor cores where the space has them and both factors are bf16 with sums in float; else fma
   fma,        ///< one chain of fused multiply-adds in ascending k: the same bits in every space
   mma,        ///< tensor cores in steps of 16 along k (16 x 8 x 16, sm_80 and later); the CPU has none, and uses fma
+  wgmma,      ///< tensor cores by warpgroups (64 x n x 16, sm_90a alone), in stages of 64 along k; of grouped_gemm only. The CPU uses fma
 };
 
 struct gemm_config {
@@ -36,6 +37,8 @@ template <matrix_unit Unit, class A, class B, class C>
 constexpr void check_unit(A const&, B const&, C const&) {
   static_assert(Unit != matrix_unit::mma || on_tensor_cores<typename A::value_type, typename B::value_type, typename C::value_type>,
                 "moe::gemm: matrix_unit::mma multiplies bf16 by bf16 and sums in float");
+  static_assert(Unit != matrix_unit::wgmma || on_tensor_cores<typename A::value_type, typename B::value_type, typename C::value_type>,
+                "moe::gemm: matrix_unit::wgmma multiplies bf16 by bf16 and sums in float");
 }
 
 struct gemm_extents {
