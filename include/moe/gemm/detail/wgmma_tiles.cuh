@@ -142,9 +142,10 @@ __device__ __forceinline__ void wgmma_start(wgmma_product const& p, wgmma_part c
   }
 }
 
-__device__ inline std::uint32_t pack(float low, float high) { return bf16(low).bits | std::uint32_t{bf16(high).bits} << 16; }
+__device__ inline std::uint32_t bf16_pair(float low, float high) { return bf16(low).bits | std::uint32_t{bf16(high).bits} << 16; }
 
-/// Rounds the sums and stores them, 64 columns at a time by way of shared memory, so that lanes store 16 bytes beside each other where memory allows it.
+/// Rounds the sums and stores them, 64 columns at a time by way of shared memory, so that lanes store 16 bytes beside each other where memory
+/// allows it.
 template <int N, class Layout>
 __device__ __forceinline__ void wgmma_store(Layout& shared, wgmma_product const& p, wgmma_part const& t, float const (&sum)[N / 2]) {
   int const lane = static_cast<int>(threadIdx.x) % 32, first = static_cast<int>(threadIdx.x - 128) / 32 * 16;
@@ -154,7 +155,7 @@ __device__ __forceinline__ void wgmma_store(Layout& shared, wgmma_product const&
 #pragma unroll
     for (int j = 0; j < 4; ++j) {  // 16 columns: four matrices of 8 x 8
       float const* const d = &sum[32 * part + 8 * j];
-      std::uint32_t const r[4] = {pack(d[0], d[1]), pack(d[2], d[3]), pack(d[4], d[5]), pack(d[6], d[7])};
+      std::uint32_t const r[4] = {bf16_pair(d[0], d[1]), bf16_pair(d[2], d[3]), bf16_pair(d[4], d[5]), bf16_pair(d[6], d[7])};
       ptx::stmatrix_x4(&shared.out(first + lane % 16, (2 * j + lane / 16) ^ lane % 8), r);
     }
     __syncwarp();
