@@ -672,7 +672,8 @@ TEST_CASE("grouped_gemm by warpgroups: what does not fit is refused before anyth
     forward_problem<by_warpgroups, bf16> p({{3, 2}}, in, 24, gathered, stride, offset);
     auto y = p.y;
     moe::arena none;
-    std::string const e = error_of([&] { moe::grouped_gemm<by_warpgroups>(test::on(), p.x.mat(), p.offsets.vec(), three(p.w, 2), y.mat(), none, p.gather.vec()); });
+    std::string const e = error_of(
+        [&] { moe::grouped_gemm<by_warpgroups>(test::on(), p.x.mat(), p.offsets.vec(), three(p.w, 2), y.mat(), none, p.gather.vec()); });
     if (!e.empty()) CHECK(same_bits(y.values(), p.y.values()));
     return e;
   };

@@ -9,7 +9,7 @@ using bench::bf16;
 using bench::index_t;
 
 /// y = x w^T over sorted rows, or over rows gathered by token.
-template <class T, bool Gather>
+template <class T, bool Gather, moe::matrix_unit Unit = moe::matrix_unit::automatic>
 void forward(bench::run& r) {
   bench::expert_shape const shape(r);
   auto const x = r.mat<T>(Gather ? shape.tokens : shape.rows, shape.in), w = r.mat<T>(shape.experts * shape.out, shape.in);
@@ -18,7 +18,7 @@ void forward(bench::run& r) {
   auto const gather = Gather ? r.device(shape.token) : bench::vector_view<int>();
   auto scratch = r.scratch(moe::grouped_gemm_scratch_bytes<T>(r.space, shape.experts, shape.out, shape.in));
   auto const weights = moe::view<bench::dyn, bench::dyn, bench::dyn>(w.data(), shape.experts, shape.out, shape.in);
-  auto const f = [&](moe::cuda const& s) { moe::grouped_gemm<moe::grouped_gemm_config{}>(s, x, offsets, weights, y, scratch, gather); };
+  auto const f = [&](moe::cuda const& s) { moe::grouped_gemm<moe::grouped_gemm_config{.unit = Unit}>(s, x, offsets, weights, y, scratch, gather); };
   r.first(f);
   bench::check_grouped(r, shape, x, w, y, Gather ? shape.token : std::vector<int>());
   auto work = shape.forward_work(sizeof(T));
@@ -55,6 +55,7 @@ void weight_gradient(bench::run& r) {
 bench::group const cases([](bench::group& g) {
   for (auto const& shape : bench::expert_shapes) {
     g.add<bf16>("grouped_gemm", shape, forward<bf16, false>);
+    g.add<bf16>("grouped_gemm_wgmma", shape, forward<bf16, false, moe::matrix_unit::wgmma>);
     g.add<bf16>("grouped_gemm_gather", shape, forward<bf16, true>);
     g.add<bf16>("grouped_gemm_weight_gradient", shape, weight_gradient<bf16>);
   }
