@@ -440,7 +440,7 @@ TEST_CASE("attention: errors name the argument and what it needs, before any wor
   CHECK(test::contains(forward(p.q(), p.k(), p.v(), 5, p.lse.mat(), enough), "attention: seq is 5, needs to be at least 1 and to divide 12 tokens"));
   CHECK(test::contains(forward(p.q(), p.k(), p.v(), 0, p.lse.mat(), enough), "attention: seq is 0"));
   CHECK(test::contains(forward(p.q(), p.k(), p.v(), 6, moe::rows_of(p.lse.mat(), 0, 3), enough), "attention: lse is [3, 2], needs [12, 2]"));
-  if (!test::on_cuda) CHECK(test::contains(forward(p.q(), p.k(), p.v(), 6, p.lse.mat(), 64), "bytes asked"));  // on CUDA it needs none
+  if (!test::on_cuda) CHECK(test::contains(forward(p.q(), p.k(), p.v(), 6, p.lse.mat(), 64), "attention: scratch has 64 bytes left"));  // on CUDA it needs none
   for (float x : p.o.values()) CHECK(std::isnan(x));
 
   auto const backward = [&](auto lse, auto d_v, index_t seq, std::size_t bytes) {
@@ -452,7 +452,7 @@ TEST_CASE("attention: errors name the argument and what it needs, before any wor
   CHECK(test::contains(backward(moe::rows_of(p.lse.mat(), 0, 3), p.d_v(), 6, enough), "attention_backward: lse is [3, 2], needs [12, 2]"));
   CHECK(test::contains(backward(p.lse.mat(), p.d_q(), 6, enough), "attention_backward: d_v is [12, 10], needs [12, 5]"));
   CHECK(test::contains(backward(p.lse.mat(), p.d_v(), 7, enough), "attention_backward: seq is 7"));
-  CHECK(test::contains(backward(p.lse.mat(), p.d_v(), 6, 64), "bytes asked"));
+  CHECK(test::contains(backward(p.lse.mat(), p.d_v(), 6, 64), "attention_backward: scratch has 64 bytes left"));
 
   auto const cached = [&](index_t position, auto v) {
     return test::error_of([&] {

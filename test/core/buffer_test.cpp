@@ -99,6 +99,17 @@ TEST_CASE("arena: without memory it is full; only a default-constructed one meas
   CHECK(error_of([&] { of_empty_buffer.take<char>(1); }) == "arena: 64 bytes asked, 0 of 0 left");
 }
 
+TEST_CASE("arena: memory that is none; scratch that an operator finds too small") {
+  CHECK(error_of([] { arena(nullptr, 64); }) == "arena: no memory, but 64 bytes of it");
+  buffer const memory(128);
+  arena a(memory), measuring;
+  a.take<char>(1);
+  moe::detail::check_scratch("op", a, 64);
+  moe::detail::check_scratch("op", measuring, 0);
+  CHECK(error_of([&] { moe::detail::check_scratch("op", a, 65); }) == "op: scratch has 64 bytes left, needs 65");
+  CHECK(error_of([&] { moe::detail::check_scratch("op", measuring, 1); }) == "op: scratch is a measuring arena, which has no memory");
+}
+
 TEST_CASE("arena: the code of a full one is out_of_memory") {
   arena a(nullptr, 0);
   try {
@@ -133,7 +144,11 @@ TEST_CASE("arena: sizes that make no sense or do not fit") {
   arena a;
   CHECK(error_of([&] { a.take<float>(-1); }) == "arena: take of -1 elements");
   CHECK(error_of([&] { a.take<double>(INT64_MAX); }) == "arena: take of 9223372036854775807 elements");
-  CHECK(error_of([&] { a.mat<float>(INT64_MAX / 2, 3); }) == "arena: 4611686018427387903 x 3 elements");
+  CHECK(error_of([&] { a.mat<float>(INT64_MAX / 2, 3); }) ==
+        "arena: 4611686018427387903 x 3 elements, sizes must not be negative and their product must fit 64 bits");
+  CHECK(error_of([&] { a.mat<float>(INT64_MIN, 2); }) != "");
+  CHECK(error_of([&] { a.mat<float>(-2, -3); }) != "");  // also where their product is positive
+  CHECK(error_of([&] { (a.mat<float, 4>(INT64_MAX / 2)); }) != "");
   CHECK(error_of([&] { a.mat<float>(2, -3); }) != "");
   CHECK(error_of([&] { a.mat<float>(-2, 3); }) != "");
   CHECK(a.peak() == 0);

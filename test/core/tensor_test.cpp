@@ -73,7 +73,9 @@ TEST_CASE("tensor: conversions to const and between run-time and fixed extents k
 
 TEST_CASE("tensor: what a constructor refuses") {
   float x = 0;
-  CHECK(error_of([&] { moe::vec(&x, -1); }) == "tensor: extent 0 is -1 where the type says -1");
+  CHECK(error_of([&] { moe::vec(&x, -1); }) == "tensor: extent 0 is -1, must not be negative");
+  CHECK(error_of([&] { moe::mat(&x, 2, 0).with_row_stride(INT64_MAX); }) == "tensor: 2 rows 9223372036854775807 elements apart do not fit 64 bits");
+  static_assert(!std::is_default_constructible_v<tensor<double, 2>>);  // two elements without memory
   CHECK(error_of([&] { tensor<float, dyn, 8>(&x, 1, 7); }) == "tensor: extent 1 is 7 where the type says 8");
   CHECK(error_of([&] { moe::mat(&x, INT64_MAX, 2); }) == "tensor: the product of its extents does not fit 64 bits");
   CHECK(error_of([&] { tensor<float, dyn, dyn, dyn>(&x, index_t{1} << 21, index_t{1} << 21, index_t{1} << 21); }) ==

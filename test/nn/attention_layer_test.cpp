@@ -23,6 +23,19 @@ TEST_CASE("attention_layer: decoding with the key/value cache gives the bits of 
   test::check_layer_extend<attention_layer<grouped>, double>(33);
 }
 
+TEST_CASE("attention_layer: a batch of another shape than its rows; no weights") {
+  using L = attention_layer<plain>;
+  test::layer_run<L, float> run({1, 6});
+  auto const forward = [&](sequence_shape n, float const* w) {
+    return test::error_of([&] {
+      moe::arena s;
+      L::forward(run.space, w, moe::matrix_view<float const>(run.x.mat()), run.y.mat(), n, run.a, s);
+    });
+  };
+  CHECK(test::contains(forward({2, 6}, run.w.data()), "attention_layer: x has 6 rows, 2 sequences of 6 tokens need 12"));
+  CHECK(test::contains(forward({1, 6}, nullptr), "no data"));
+}
+
 TEST_CASE("attention_layer: a token does not see later ones") {
   test::layer_run<attention_layer<plain>, float> run({1, 6});
   run.forward();

@@ -283,7 +283,9 @@ TEST_CASE("cross_entropy: with no tokens both losses are 0 and nothing else is w
   scratch small(p.bytes(on()) - 1);
   auto b = small.get();
   CHECK(contains(error_of([&] { moe::cross_entropy(on(), p.x.mat(), p.w.mat(), p.target.vec(), 1.0f, losses, p.d_x.mat(), p.d_w.mat(), b); }),
-                 "arena: "));
+                 "cross_entropy: scratch has "));
+  CHECK(contains(error_of([&] { moe::cross_entropy_loss(on(), p.x.mat(), p.w.mat(), p.target.vec(), losses, b); }), "cross_entropy_loss: scratch has "));
+  CHECK((std::isnan(p.losses(0)) && std::isnan(p.losses(1))));
   CHECK(same_bits(p.d_w.values(), before));
 }
 

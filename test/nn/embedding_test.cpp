@@ -129,7 +129,7 @@ TEST_CASE("embedding: NaN passes; errors name the argument") {
   scratch small(needed - 28);
   auto b = small.get();
   CHECK(error_of([&] { moe::embedding_backward(on(), token.vec(), y.mat(), d_table.mat(), b); }) ==
-        "arena: 64 bytes asked, 36 of " + std::to_string(needed - 28) + " left");
+        "embedding_backward: scratch has " + std::to_string(needed - 28) + " bytes left, needs " + std::to_string(needed));
 }
 
 TEST_CASE("embedding: tokens out of range") {

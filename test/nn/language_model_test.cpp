@@ -205,6 +205,17 @@ TEST_CASE("language_model: wrong shapes and tokens are errors that say what was 
   };
   CHECK(test::contains(message(moe::vec<int const>(r.token.data(), 11), r.targets()), "11 tokens, the shape needs 12"));
   CHECK(test::contains(message(r.tokens(), moe::vec<int const>(r.target.data(), 10)), "10 targets, the shape needs 12"));
+  moe::arena s = r.scratch(), measuring;
+  auto const* w = static_cast<float const*>(r.w.data());
+  CHECK(test::contains(test::error_of([&] { M::loss_and_gradient(r.space, w, static_cast<float*>(nullptr), r.tokens(), r.targets(), r.shape, r.a, s); }),
+                       "no data"));
+  test::array<float> narrow(12, 10), few(8, 11);
+  CHECK(test::contains(test::error_of([&] { M::logits_of_batch(r.space, w, r.tokens(), r.shape, r.a, narrow.mat(), s); }),
+                       "language_model: out is [12, 10], needs [12, 11]"));
+  CHECK(test::contains(test::error_of([&] { M::logits_of_batch(r.space, w, r.tokens(), {2, 4}, r.a, few.mat(), s); }),
+                       "language_model: x has 12 rows, 2 sequences of 4 tokens need 8"));
+  M::activations<float> none(r.space, measuring, r.shape);
+  CHECK(test::contains(test::error_of([&] { (void)M::losses_of(r.space, none); }), "losses of the activations has 0 elements, needs 2"));
   if (test::on_cuda) return;  // values in the memory of a device are not looked at
   r.token[5] = 11;
   CHECK(message(r.tokens(), r.targets()) != "");

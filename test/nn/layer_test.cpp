@@ -109,6 +109,8 @@ TEST_CASE("sequence_shape: tokens, beyond 32 bits and of nothing") {
   CHECK(sequence_shape{.sequences = 3, .length = 5}.tokens() == 15);
   CHECK(sequence_shape{}.tokens() == 0);
   CHECK(sequence_shape{.sequences = 1 << 20, .length = 1 << 20}.tokens() == moe::index_t{1} << 40);
+  CHECK(test::error_of([] { (void)sequence_shape{.sequences = -2, .length = -4}.tokens(); }) != "");  // whose product is positive
+  CHECK(test::error_of([] { (void)sequence_shape{.sequences = INT64_MAX / 2, .length = 4}.tokens(); }) != "");
 }
 
 TEST_CASE("layer_base: a layer without state keeps nothing and has no routers") {

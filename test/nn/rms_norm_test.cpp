@@ -121,5 +121,6 @@ TEST_CASE("rms_norm: nothing happens with no tokens or columns; errors name the 
   CHECK(backward(p.d_y, p.w, two, p.d_x, p.d_w) == "rms_norm_backward: rstd has 2 elements, needs 3");
   CHECK(backward(p.d_y, p.w, p.rstd, wide, p.d_w) == "rms_norm_backward: d_x is [3, 5], needs [3, 4]");
   CHECK(backward(p.d_y, p.w, p.rstd, p.d_x, five) == "rms_norm_backward: d_weight has 5 elements, needs 4");
-  CHECK(backward(p.d_y, p.w, p.rstd, p.d_x, p.d_w) == "arena: 64 bytes asked, 16 of 16 left");
+  CHECK(backward(p.d_y, p.w, p.rstd, p.d_x, p.d_w) ==
+        "rms_norm_backward: scratch has 16 bytes left, needs " + std::to_string(moe::rms_norm_backward_scratch_bytes<float>(where, 3, 4)));
 }

@@ -107,7 +107,7 @@ TEST_CASE("clip: errors") {
   CHECK(moe::global_norm_scratch_bytes(on(), 40000) == 64);
   CHECK(moe::global_norm_scratch_bytes(on(), 0) == 0);
   CHECK(norm_of(g, on(), scratch(64)) == 200.0);
-  CHECK(contains(error_of([&] { (void)norm_of(g, on(), scratch(63)); }), "arena: 64 bytes asked, 63 of 63 left"));
+  CHECK(contains(error_of([&] { (void)norm_of(g, on(), scratch(63)); }), "global_norm: scratch has 63 bytes left, needs 64"));
   array<double> norm(1), scale(1);
   norm(0) = 1;
   CHECK(error_of([&] { moe::clip_scale(on(), moe::view<1>(norm.data(), 1), 0, moe::view<1>(scale.data(), 1)); }) ==

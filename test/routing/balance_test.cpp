@@ -238,6 +238,7 @@ TEST_CASE("balance_losses: wrong arguments") {
   both({6, 0, 0, 0}, 5, "k = 5 of 4 experts");
   if (!test::on_cuda) {
     both({7, -1, 0, 0}, 2, "counts[1] is -1");
+    both({INT64_MAX, 1, 0, 0}, 2, "counts add up to more than 64 bits hold, at entry 1");
     both({5, 0, 0, 0}, 2, "counts add up to 5, 3 tokens of 2 choices need 6");
   }
   CHECK(contains(error_of([&] { backward(logits, {6, 0, 0, 0}, 2, {}, 1.0, d2); }), "balance_losses_backward: d_logits is [2, 4], logits is [3, 4]"));
@@ -246,6 +247,6 @@ TEST_CASE("balance_losses: wrong arguments") {
   std::byte none;
   moe::arena empty(&none, 0);
   auto const space = test::on();
-  CHECK(contains(error_of([&] { moe::balance_losses<double>(space, logits.mat(), counts.vec(), 2, {}, result.vec(), empty); }), "arena"));
-  CHECK(contains(error_of([&] { moe::balance_losses_backward(space, logits.mat(), counts.vec(), 2, {}, 1.0, d.mat(), empty); }), "arena"));
+  CHECK(contains(error_of([&] { moe::balance_losses<double>(space, logits.mat(), counts.vec(), 2, {}, result.vec(), empty); }), "balance_losses: scratch has 0 bytes left"));
+  CHECK(contains(error_of([&] { moe::balance_losses_backward(space, logits.mat(), counts.vec(), 2, {}, 1.0, d.mat(), empty); }), "balance_losses_backward: scratch has 0 bytes left"));
 }

@@ -288,7 +288,9 @@ TEST_CASE("dispatch: wrong arguments") {
   test::array<int> e(3, 2);
   e.fill(3);
   CHECK(contains(make(e, -1, p.plan), "make_dispatch: capacity is -1"));
-  CHECK(contains(make(e, 0, wrong.plan), "make_dispatch: plan is for 3 choices, there are 6"));
+  CHECK(contains(make(e, 0, wrong.plan), "make_dispatch: plan is for 1 choices per token, there are 2"));
+  CHECK(contains(make(e, 0, planned(2, 2, 4).plan), "make_dispatch: plan is for 4 choices, there are 6"));
+  CHECK(contains(make(e, 0, planned(2, 3, 4).plan), "make_dispatch: plan is for 3 choices per token, there are 2"));  // as many, but other tokens
   auto other = p.plan;
   other.offsets = moe::vec(p.plan.offsets.data(), 4);
   CHECK(contains(make(e, 0, other), "make_dispatch: plan.offsets has 4 entries for 4 experts"));
@@ -306,7 +308,7 @@ TEST_CASE("dispatch: wrong arguments") {
                  "choices can be numbered"));
   e(1, 1) = 0;
   moe::arena none(&one, 0);
-  CHECK(contains(error_of([&] { moe::make_dispatch(space, e.mat(), 0, p.plan, none); }), "arena"));
+  CHECK(contains(error_of([&] { moe::make_dispatch(space, e.mat(), 0, p.plan, none); }), "make_dispatch: scratch has 0 bytes left"));
   REQUIRE(make(e, 0, p.plan).empty());
 
   test::array<float> x(3, 5), x2(2, 5), x4(3, 4), ys(6, 5), few(5, 5), w(3, 2), w3(3, 3), y(3, 5);
@@ -337,4 +339,23 @@ TEST_CASE("dispatch: wrong arguments") {
   CHECK(contains(backward(x, ys, few, w), "combine_backward: d_ys has 5 rows"));
   CHECK(contains(backward(x4, ys, ys, w), "combine_backward: ys has 5 columns, needs 4"));
   CHECK(contains(backward(x, ys, ys, w3), "combine_backward: d_weight is [3, 3], weight is [3, 2]"));
+  moe::dispatch_plan const nothing;
+  CHECK(contains(error_of([&] { (void)nothing.rows(); }), "dispatch_plan: offsets has 0 entries for 0 experts"));
+  CHECK(contains(error_of([&] { moe::dispatch(space, x.mat(), nothing, ys.mat()); }), "dispatch: plan"));
+  CHECK(contains(error_of([&] { moe::dispatch_backward(space, ys.mat(), nothing, 2, y.mat()); }), "dispatch_backward: plan"));
+  CHECK(contains(error_of([&] { moe::combine(space, ys.mat(), w.mat(), nothing, y.mat()); }), "combine: plan"));
+  if constexpr (!test::on_cuda) {  // the host does not look into the memory of a device
+    for (int row : {-2, 6}) {
+      p.plan.position(4) = row;
+      auto const message = ": plan.position[4] is " + std::to_string(row) + ", needs to be in [-1, 6)";
+      CHECK(contains(error_of([&] { moe::dispatch_backward(space, ys.mat(), p.plan, 2, y.mat()); }), "dispatch_backward" + message));
+      CHECK(contains(error_of([&] { moe::combine(space, ys.mat(), w.mat(), p.plan, y.mat()); }), "combine" + message));
+      CHECK(contains(backward(x, ys, ys, w), "combine_backward" + message));
+    }
+    p.plan.token(1) = 3;
+    CHECK(contains(error_of([&] { moe::dispatch(space, x.mat(), p.plan, ys.mat()); }), "dispatch: plan.token[1] is 3, needs to be in [0, 3)"));
+    test::array<float> many(8, 5);
+    p.plan.offsets(4) = 7;
+    CHECK(contains(error_of([&] { moe::dispatch(space, x.mat(), p.plan, many.mat()); }), "dispatch: plan has 7 rows of 6 choices"));
+  }
 }

@@ -74,6 +74,7 @@ void attention_backward(cuda const& space, in<T, dyn, dyn> q, in<T, dyn, dyn> k,
   constexpr int group = C.heads / C.kv_heads;
   index_t const tokens = q.template extent<0>(), sequences = tokens / (seq > 0 ? seq : 1);
   if (tokens == 0) return;
+  detail::check_scratch("attention_backward", scratch, attention_scratch_bytes<C, T>(space, tokens, seq));
   arena::scope const scope(scratch);
   detail::attention_cuda_scratch<C, T> const m(scratch, tokens);
   using S = typename detail::attention_cuda_scratch<C, T>::slices;

@@ -94,6 +94,7 @@ void attention(cpu const& space, in<T, dyn, dyn> q, in<T, dyn, dyn> k, in<T, dyn
   detail::check_attention<C>(q, k, v, seq, o, lse);
   index_t const tokens = o.template extent<0>();
   if (tokens == 0) return;
+  detail::check_scratch("attention", scratch, attention_scratch_bytes<C, T>(space, tokens, seq));
   detail::attend<detail::attention_head<C.d_head, T>, C.heads, C.kv_heads, T>(space, q, k, v, {tokens / seq, seq, 0}, o, lse, scratch);
 }
 
@@ -115,6 +116,7 @@ void attention_cached(cpu const& space, in<T, dyn, dyn> q, in<T, dyn, dyn> k_cac
   detail::check_attention_cached<C>(q, k_cache, v_cache, position, o);
   index_t const n = o.template extent<0>();
   if (n == 0) return;
+  detail::check_scratch("attention_cached", scratch, attention_cached_scratch_bytes<C, T>(space, n, position));
   detail::attend<detail::attention_head<C.d_head, T>, C.heads, C.kv_heads, T>(space, q, k_cache, v_cache, {1, n, position}, o,
                                                                                tensor<accumulator<T>, dyn, dyn>(), scratch);
 }
@@ -142,7 +144,7 @@ void attention_backward(cpu const& space, in<T, dyn, dyn> q, in<T, dyn, dyn> k, 
   detail::check_attention_backward<C>(g, seq);
   index_t const tokens = q.template extent<0>();
   if (tokens == 0) return;
-
+  detail::check_scratch("attention_backward", scratch, attention_scratch_bytes<C, T>(space, tokens, seq));
   arena::scope const scope(scratch);
   index_t const bytes = detail::attention_backward_stride<H>(seq);
   std::byte* const memory = scratch.take<std::byte>(thread_count(space) * bytes);
@@ -163,7 +165,7 @@ std::size_t attention_scratch_bytes(cpu const& space, index_t tokens, index_t se
   detail::check_sequences("attention_scratch_bytes", tokens, seq);
   arena forward, backward;
   detail::attention_scratch<H>(forward, thread_count(space), C.kv_heads, {tokens / seq, seq, 0});
-  backward.take<std::byte>(thread_count(space) * detail::attention_backward_stride<H>(seq));
+  backward.take<std::byte>(detail::elements(thread_count(space), detail::attention_backward_stride<H>(seq)));
   return std::max(forward.peak(), backward.peak());
 }
 
@@ -171,6 +173,7 @@ std::size_t attention_scratch_bytes(cpu const& space, index_t tokens, index_t se
 template <attention_shape C, class T>
 std::size_t attention_cached_scratch_bytes(cpu const& space, index_t n, index_t position) {
   detail::check_attention_shape<C>();
+  expects(n >= 0 && position >= 0 && position <= INT64_MAX - n, errc::bad_argument, "attention_cached_scratch_bytes: ", n, " rows after ", position, ", must not be negative and must fit 64 bits");
   arena measure;
   detail::attention_scratch<detail::attention_head<C.d_head, T>>(measure, thread_count(space), C.kv_heads, {1, n, position});
   return measure.peak();

@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #endif
 
+#include <moe/core/detail/check.hpp>
 #include <moe/core/tensor.hpp>
 
 namespace moe::inline MOE_ISA {
@@ -71,12 +72,15 @@ class buffer {
 class arena {
  public:
   arena() : bytes_(SIZE_MAX), measuring_(true) {}
-  arena(void* data, std::size_t bytes) : data_(static_cast<std::byte*>(data)), bytes_(bytes) {}
+  arena(void* data, std::size_t bytes) : data_(static_cast<std::byte*>(data)), bytes_(bytes) {
+    expects(data != nullptr || bytes == 0, errc::bad_argument, "arena: no memory, but ", bytes, " bytes of it");
+  }
   explicit arena(buffer const& b) : arena(b.data(), b.bytes()) {}
 
   bool measuring() const { return measuring_; }
   std::size_t used() const { return used_; }
   std::size_t peak() const { return peak_; }
+  std::size_t left() const { return bytes_ - used_; }
 
   /// n elements of T, not initialised, 64-byte aligned when the memory of the arena is.
   template <class T>
@@ -95,14 +99,13 @@ class arena {
   }
   template <class T>
   matrix_view<T> mat(index_t rows, index_t columns) {
-    expects(columns == 0 || rows <= INT64_MAX / columns, errc::bad_argument, "arena: ", rows, " x ", columns, " elements");
-    return make<matrix_view<T>>(take<T>(rows * columns), rows, columns);
+    return make<matrix_view<T>>(take<T>(detail::elements(rows, columns)), rows, columns);
   }
 
   /// A matrix whose number of columns is part of its type.
   template <class T, index_t Columns>
   tensor<T, dyn, Columns> mat(index_t rows) {
-    return make<tensor<T, dyn, Columns>>(take<T>(rows * Columns), rows, Columns);
+    return make<tensor<T, dyn, Columns>>(take<T>(detail::elements(rows, Columns)), rows, Columns);
   }
 
   /// Gives back, when it ends, all that was taken since it began.
@@ -126,5 +129,13 @@ class arena {
   std::size_t bytes_ = 0, used_ = 0, peak_ = 0;
   bool measuring_ = false;
 };
+
+namespace detail {
+/// Throws unless an operator finds its scratch, before it does any work.
+inline void check_scratch(char const* op, arena const& scratch, std::size_t bytes) {
+  expects(bytes == 0 || !scratch.measuring(), errc::out_of_memory, op, ": scratch is a measuring arena, which has no memory");
+  expects(bytes <= scratch.left(), errc::out_of_memory, op, ": scratch has ", scratch.left(), " bytes left, needs ", bytes);
+}
+}  // namespace detail
 
 }  // namespace moe::inline MOE_ISA

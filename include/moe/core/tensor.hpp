@@ -18,13 +18,17 @@ class tensor {
   static constexpr int rank = sizeof...(E);
   static constexpr index_t fixed[rank] = {E...};
 
-  tensor() : data_(nullptr), size_{(E == dyn ? 0 : E)...}, row_stride_(size_[rank - 1]) {}
+  /// A view of nothing: only where an extent can be 0.
+  tensor()
+    requires((E == dyn) || ...)
+      : data_(nullptr), size_{(E == dyn ? 0 : E)...}, row_stride_(size_[rank - 1]) {}
 
   explicit tensor(T* data, std::convertible_to<index_t> auto... n) : data_(data), size_{static_cast<index_t>(n)...} {
     static_assert(sizeof...(n) == rank, "moe::tensor: give one size per extent");
     index_t count = 1;
     for (int d = 0; d < rank; ++d) {
-      expects(size_[d] >= 0 && (fixed[d] == dyn || fixed[d] == size_[d]), errc::shape_mismatch, "tensor: extent ", d, " is ", size_[d],
+      expects(size_[d] >= 0, errc::shape_mismatch, "tensor: extent ", d, " is ", size_[d], ", must not be negative");
+      expects((fixed[d] == dyn || fixed[d] == size_[d]), errc::shape_mismatch, "tensor: extent ", d, " is ", size_[d],
               " where the type says ", fixed[d]);
       expects(!__builtin_mul_overflow(count, size_[d], &count), errc::shape_mismatch, "tensor: the product of its extents does not fit 64 bits");
     }
@@ -51,6 +55,9 @@ class tensor {
 
   tensor with_row_stride(index_t elements) const {
     expects(elements >= size_[rank - 1], errc::shape_mismatch, "tensor: row stride ", elements, " below row length ", size_[rank - 1]);
+    index_t span = 0;
+    expects(!__builtin_mul_overflow(rows(), elements, &span), errc::shape_mismatch, "tensor: ", rows(), " rows ", elements,
+            " elements apart do not fit 64 bits");
     tensor t = *this;
     t.row_stride_ = elements;
     return t;

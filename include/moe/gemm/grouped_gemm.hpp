@@ -108,7 +108,7 @@ void grouped_gemm(cpu const& space, in<T, dyn, dyn> x, in<index_t, dyn> offsets,
 /// Bytes of scratch for grouped_gemm with sums over k elements and n outputs.
 template <class T>
 std::size_t grouped_gemm_scratch_bytes(cpu const& space, index_t experts, index_t n, index_t k) {
-  return detail::product_scratch_bytes<T>(space, experts, experts * k, n);
+  return detail::product_scratch_bytes<T>(space, experts, detail::elements(experts, k), n);
 }
 
 /// One product per expert over ragged depth:  d_w[e][o, i] (+)= sum_r d_y[r, o] x[r, i]  for offsets[e] <= r < offsets[e + 1].

@@ -77,6 +77,7 @@ struct attention_layer : layer_base {
 
   template <class S, class T>
   static void forward(S const& space, T const* w, matrix_view<T const> x, matrix_view<T> y, sequence_shape n, activations<T>& a, arena& scratch) {
+    detail::check_tokens("attention_layer", x.rows(), n);
     a.x = x;
     linear<S, T>(space, x, parameters.template at<0>(w), a.qkv, scratch);
     rope<rotation>(space, q_of(a.qkv), a.table, consecutive{0, n.length});

@@ -198,6 +198,7 @@ void cross_entropy(cuda const& space, in<T, dyn, dyn> x, in<T, dyn, dyn> w, in<i
   bool const weights = d_w.size() != 0;
   detail::check_cross_entropy<T>("cross_entropy", x, w, target);
   detail::check_cross_entropy_gradients<T>(x, w, d_x, d_w);
+  detail::check_scratch("cross_entropy", scratch, cross_entropy_scratch_bytes<T>(space, tokens, x.template extent<1>(), vocab));
   arena::scope const scope(scratch);
   detail::cuda_cross_entropy_scratch<A> const s(scratch, tokens, vocab);
   matrix_view<A> sums;
@@ -221,6 +222,7 @@ void cross_entropy_loss(cuda const& space, in<T, dyn, dyn> x, in<T, dyn, dyn> w,
   using A = accumulator<T>;
   index_t const tokens = x.template extent<0>();
   detail::check_cross_entropy<T>("cross_entropy_loss", x, w, target);
+  detail::check_scratch("cross_entropy_loss", scratch, cross_entropy_scratch_bytes<T>(space, tokens, x.template extent<1>(), w.template extent<0>()));
   arena::scope const scope(scratch);
   detail::cuda_cross_entropy_scratch<A> const s(scratch, tokens, w.template extent<0>());
   detail::count_targets<false, A>(space, target, A(0), loss, s);

@@ -18,7 +18,7 @@ struct cross_entropy_scratch {
   matrix_view<A> padded;
   vector_view<double> nats;
   cross_entropy_scratch(arena& a, index_t tokens, index_t vocab)
-      : stride((vocab + simd<A>::width - 1) / simd<A>::width * simd<A>::width),
+      : stride(elements(chunks(vocab, simd<A>::width), simd<A>::width)),
         padded(a.mat<A>(std::min(tokens, cross_entropy_chunk), stride)),
         nats(a.vec<double>(std::min(tokens, cross_entropy_chunk))) {}
 
@@ -151,17 +151,13 @@ void cross_entropy(cpu const& space, in<T, dyn, dyn> x, in<T, dyn, dyn> w, in<in
   detail::check_cross_entropy<T>("cross_entropy", x, w, target);
   detail::check_cross_entropy_gradients<T>(x, w, d_x, d_w);
   detail::check_targets("cross_entropy", target, vocab);
+  detail::check_scratch("cross_entropy", scratch, cross_entropy_scratch_bytes<T>(space, tokens, d, vocab));
   loss(0) = 0, loss(1) = detail::count_targets(target);
   if (tokens == 0) return;
   if constexpr (C.mean) scale = static_cast<A>(static_cast<double>(scale) / std::max(1.0, loss(1)));
   arena::scope const scope(scratch);
   detail::cross_entropy_scratch<A> const s(scratch, tokens, vocab);
   auto const sums = weights ? detail::weight_sums<A, T>(space, d_w, scratch) : matrix_view<A>();
-  {  // too little scratch for a later product must show before the first one is done
-    arena::scope const probe(scratch);
-    index_t const chunk = std::min(tokens, detail::cross_entropy_chunk);
-    scratch.take<std::byte>(static_cast<index_t>(detail::cross_entropy_gemm_bytes<T>(space, chunk, d, vocab)));
-  }
   for (index_t begin = 0; begin < tokens; begin += detail::cross_entropy_chunk) {
     index_t const end = std::min(tokens, begin + detail::cross_entropy_chunk);
     detail::cross_entropy_chunk_loss<true, T, A>(space, x, w, target, scale, begin, end, s, loss(0), scratch);
@@ -182,6 +178,7 @@ void cross_entropy_loss(cpu const& space, in<T, dyn, dyn> x, in<T, dyn, dyn> w, 
   index_t const tokens = x.template extent<0>();
   detail::check_cross_entropy<T>("cross_entropy_loss", x, w, target);
   detail::check_targets("cross_entropy_loss", target, w.template extent<0>());
+  detail::check_scratch("cross_entropy_loss", scratch, cross_entropy_scratch_bytes<T>(space, tokens, x.template extent<1>(), w.template extent<0>()));
   loss(0) = 0, loss(1) = detail::count_targets(target);
   if (tokens == 0) return;
   arena::scope const scope(scratch);

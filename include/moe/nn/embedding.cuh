@@ -117,6 +117,7 @@ void embedding_backward(cuda const& space, in<int, dyn> token, in<T, dyn, dyn> d
   index_t const most = std::numeric_limits<int>::max();
   expects(tokens <= most, errc::bad_argument, "embedding_backward: ", tokens, " tokens, at most ", most);
   if (tokens == 0 || d == 0) return;
+  detail::check_scratch("embedding_backward", scratch, embedding_backward_scratch_bytes(space, tokens, vocab));
   arena::scope const scope(scratch);
   detail::device_positions const sorted(scratch, tokens, vocab);
   detail::sort_tokens("embedding_backward", space, token, sorted);

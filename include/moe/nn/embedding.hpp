@@ -71,6 +71,7 @@ void embedding_backward(cpu const& space, in<int, dyn> token, in<T, dyn, dyn> d_
   detail::check_matrix("embedding_backward", "d_y", d_y, tokens, d);
   detail::check_tokens("embedding_backward", token, vocab);
   if (tokens == 0 || d == 0) return;
+  detail::check_scratch("embedding_backward", scratch, embedding_backward_scratch_bytes(space, tokens, vocab));
   arena::scope const scope(scratch);
   detail::token_positions const positions(scratch, tokens, vocab);
   positions.sort(token);

@@ -108,8 +108,8 @@ struct language_model {
     arena::scope const scope(scratch);
     auto const d = scratch.mat<T>(n.tokens(), d_model), e = scratch.mat<T>(n.tokens(), d_model);
     cross_entropy<cross_entropy_config{.mean = true}>(space, a.normed, head(w), target, static_cast<accumulator<T>>(scale), a.loss, d, head(g), scratch);
-    rms_norm_backward(space, d, a.y, norm_parameters.template at<0>(w + norm_offset), a.rstd, e, norm_parameters.template at<0>(g + norm_offset), scratch);
-    Body::backward(space, w + body_offset, g + body_offset, matrix_view<T const>(e), d, n, a.inner, scale, scratch);
+    rms_norm_backward(space, d, a.y, norm_parameters.template at<0>(detail::past(w, norm_offset)), a.rstd, e, norm_parameters.template at<0>(detail::past(g, norm_offset)), scratch);
+    Body::backward(space, detail::past(w, body_offset), detail::past(g, body_offset), matrix_view<T const>(e), d, n, a.inner, scale, scratch);
     embedding_backward(space, token, d, embedding_parameters.template at<0>(g), scratch);
   }
 
@@ -119,7 +119,10 @@ struct language_model {
     std::size_t routers = 0, i = 2;
     for_each_router(a, [&](auto const&) { ++routers; });
     std::vector<double> pairs(2 + 2 * routers);
-    auto const fetch = [&](vector_view<double> from, std::size_t to) { copy(space, pairs.data() + to, static_cast<double const*>(from.data()), 2); };
+    auto const fetch = [&](vector_view<double> from, std::size_t to) {
+      moe::detail::check_vector("language_model", "losses of the activations", from, 2);
+      copy(space, pairs.data() + to, static_cast<double const*>(from.data()), 2);
+    };
     fetch(a.loss, 0);
     for_each_router(a, [&](auto const& routed) { fetch(routed.losses, i), i += 2; });
     space.wait();
@@ -133,14 +136,15 @@ struct language_model {
   template <class S, class T>
   static void logits(S const& space, T const* w, in<int, dyn> token, state<T>& s, matrix_view<T> out, arena& scratch) {
     index_t const rows = token.template extent<0>();
+    moe::detail::check_matrix("language_model", "out", out, rows, vocab);
     expects(s.position + rows <= s.capacity, errc::shape_mismatch, "language_model: ", rows, " tokens after ", s.position, " exceed the state's capacity of ", s.capacity);
     if (rows == 0) return;
     arena::scope const scope(scratch);
     auto const x = scratch.mat<T>(rows, d_model), y = scratch.mat<T>(rows, d_model);
     auto const rstd = scratch.vec<accumulator<T>>(rows);
     embedding(space, token, embedding_parameters.template at<0>(w), x);
-    Body::extend(space, w + body_offset, matrix_view<T const>(x), y, s.position, s.inner, scratch);
-    rms_norm(space, y, norm_parameters.template at<0>(w + norm_offset), accumulator<T>(eps), x, rstd);
+    Body::extend(space, detail::past(w, body_offset), matrix_view<T const>(x), y, s.position, s.inner, scratch);
+    rms_norm(space, y, norm_parameters.template at<0>(detail::past(w, norm_offset)), accumulator<T>(eps), x, rstd);
     linear<S, T>(space, x, head(w), out, scratch);
     s.position += rows;
   }
@@ -148,6 +152,8 @@ struct language_model {
   /// Logits of a whole batch, by the forward pass of training.
   template <class S, class T>
   static void logits_of_batch(S const& space, T const* w, in<int, dyn> token, sequence_shape n, activations<T>& a, matrix_view<T> out, arena& scratch) {
+    detail::check_tokens("language_model", token.template extent<0>(), n);
+    moe::detail::check_matrix("language_model", "out", out, n.tokens(), vocab);
     run_body(space, w, token, n, a, scratch);
     linear<S, T>(space, a.normed, head(w), out, scratch);
   }
@@ -166,13 +172,13 @@ struct language_model {
   template <class T>
   static matrix_view<T> head(T* w) {
     if constexpr (tied) return embedding_parameters.template at<0>(w);
-    else return head_parameters.template at<0>(w + head_offset);
+    else return head_parameters.template at<0>(detail::past(w, head_offset));
   }
   template <class S, class T>
   static void run_body(S const& space, T const* w, in<int, dyn> token, sequence_shape n, activations<T>& a, arena& scratch) {
     embedding(space, token, embedding_parameters.template at<0>(w), a.x);
-    Body::forward(space, w + body_offset, matrix_view<T const>(a.x), a.y, n, a.inner, scratch);
-    rms_norm(space, a.y, norm_parameters.template at<0>(w + norm_offset), accumulator<T>(eps), a.normed, a.rstd);
+    Body::forward(space, detail::past(w, body_offset), matrix_view<T const>(a.x), a.y, n, a.inner, scratch);
+    rms_norm(space, a.y, norm_parameters.template at<0>(detail::past(w, norm_offset)), accumulator<T>(eps), a.normed, a.rstd);
   }
 };
 

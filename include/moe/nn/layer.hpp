@@ -10,7 +10,8 @@ namespace moe::inline MOE_ISA::nn {
 /// The shape of a batch: `sequences` sequences of `length` tokens, one after the other.
 struct sequence_shape {
   index_t sequences = 0, length = 0;
-  index_t tokens() const { return sequences * length; }
+  /// Throws bad_argument where one is negative or the product does not fit 64 bits.
+  index_t tokens() const { return moe::detail::elements(sequences, length); }
 };
 
 /// A layer is a type without objects. It has
@@ -48,6 +49,16 @@ namespace detail {
 struct any_visitor {
   void operator()(auto const&...) const {}
 };
+/// The elements of a buffer behind the first n; of no buffer, none: the view that is made of a null pointer throws.
+template <class T>
+T* past(T* w, index_t n) {
+  return w == nullptr ? nullptr : w + n;
+}
+/// Throws unless x has the rows of the batch.
+inline void check_tokens(char const* who, index_t rows, sequence_shape n) {
+  expects(rows == n.tokens(), errc::shape_mismatch, who, ": x has ", rows, " rows, ", n.sequences, " sequences of ", n.length, " tokens need ",
+          n.tokens());
+}
 /// Bytes that `take` takes of an arena.
 template <class F>
 std::size_t measured(F const& take) {

@@ -162,6 +162,7 @@ void layer_norm_backward(cuda const& space, in<T, dyn, dyn> d_y, in<T, dyn, dyn>
   detail::check_layer_norm_backward(d_y, x, weight, mean, rstd, d_x, d_weight, d_bias);
   index_t const tokens = x.template extent<0>(), d = x.template extent<1>();
   if (tokens == 0 || d == 0) return;
+  detail::check_scratch(name, scratch, layer_norm_backward_scratch_bytes<T>(space, tokens, d));
   arena::scope const scope(scratch);
   detail::layer_norm_scratch<T> const s(scratch, tokens, d);
   detail::layer_norm_gradients<T> const g{d_y, x, weight, mean, rstd, s.mean_gradient, s.mean_dot, s.d_weights, s.d_biases};

@@ -109,7 +109,7 @@ void layer_norm(cpu const& space, in<T, dyn, dyn> x, in<T, dyn> weight, in<T, dy
 template <class T>
 std::size_t layer_norm_backward_scratch_bytes(cpu const& /*space*/, index_t tokens, index_t d) {
   arena measure;
-  measure.mat<accumulator<T>>((tokens + detail::norm_chunk - 1) / detail::norm_chunk, 2 * d);
+  measure.mat<accumulator<T>>(detail::chunks(tokens, detail::norm_chunk), detail::elements(2, d));
   return measure.peak();
 }
 
@@ -135,8 +135,9 @@ void layer_norm_backward(cpu const& space, in<T, dyn, dyn> d_y, in<T, dyn, dyn> 
   index_t const tokens = x.template extent<0>(), d = x.template extent<1>();
   detail::check_layer_norm_backward(d_y, x, weight, mean, rstd, d_x, d_weight, d_bias);
   if (tokens == 0 || d == 0) return;
+  detail::check_scratch("layer_norm_backward", scratch, layer_norm_backward_scratch_bytes<T>(space, tokens, d));
   arena::scope const scope(scratch);
-  auto const partials = scratch.mat<A>((tokens + detail::norm_chunk - 1) / detail::norm_chunk, 2 * d);
+  auto const partials = scratch.mat<A>(detail::chunks(tokens, detail::norm_chunk), 2 * d);
   parallel_chunks(space, tokens, detail::norm_chunk, 12.0 * static_cast<double>(d), [&](index_t chunk, index_t begin, index_t end) {
     std::fill_n(partials.row(chunk), 2 * d, A(0));
     for (index_t t = begin; t < end; ++t)

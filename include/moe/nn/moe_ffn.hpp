@@ -116,7 +116,7 @@ struct moe_ffn : layer_base {
     if constexpr (has_shared) {
       arena::scope const scope(scratch);
       auto const z = scratch.mat<T>(x.rows(), d_model);
-      shared::forward(space, w + parameters.size, x, z, n, a.common, scratch);
+      shared::forward(space, detail::past(w, parameters.size), x, z, n, a.common, scratch);
       add<T>(space, z, y);
     }
   }
@@ -130,7 +130,7 @@ struct moe_ffn : layer_base {
     run_experts(space, w, x, routed, scratch.mat<T>(x.rows() * k, pre_width), y, scratch);
     if constexpr (has_shared) {
       auto const z = scratch.mat<T>(x.rows(), d_model);
-      shared::extend(space, w + parameters.size, x, z, position, s, scratch);
+      shared::extend(space, detail::past(w, parameters.size), x, z, position, s, scratch);
       add<T>(space, z, y);
     }
   }
@@ -145,7 +145,7 @@ struct moe_ffn : layer_base {
     backward_router(space, w, g, d_x, a, d_weight, scale, scratch);
     if constexpr (has_shared) {
       auto const z = scratch.mat<T>(tokens, d_model);
-      shared::backward(space, w + parameters.size, g + parameters.size, d_y, z, n, a.common, scale, scratch);
+      shared::backward(space, detail::past(w, parameters.size), detail::past(g, parameters.size), d_y, z, n, a.common, scale, scratch);
       add<T>(space, z, d_x);
     }
   }

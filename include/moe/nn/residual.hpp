@@ -47,7 +47,7 @@ struct residual {
   static void forward(S const& space, T const* w, matrix_view<T const> x, matrix_view<T> y, sequence_shape n, activations<T>& a, arena& scratch) {
     a.x = x;
     rms_norm(space, x, parameters.template at<0>(w), accumulator<T>(eps), a.normed, a.rstd);
-    L::forward(space, w + parameters.size, matrix_view<T const>(a.normed), y, n, a.inner, scratch);
+    L::forward(space, detail::past(w, parameters.size), matrix_view<T const>(a.normed), y, n, a.inner, scratch);
     add<T>(space, x, y);
   }
 
@@ -56,7 +56,7 @@ struct residual {
                        arena& scratch) {
     arena::scope const scope(scratch);
     auto const d_normed = scratch.mat<T>(n.tokens(), d_model);
-    L::backward(space, w + parameters.size, g + parameters.size, d_y, d_normed, n, a.inner, scale, scratch);
+    L::backward(space, detail::past(w, parameters.size), detail::past(g, parameters.size), d_y, d_normed, n, a.inner, scale, scratch);
     rms_norm_backward(space, d_normed, a.x, parameters.template at<0>(w), a.rstd, d_x, parameters.template at<0>(g), scratch);
     add<T>(space, d_y, d_x);
   }
@@ -66,7 +66,7 @@ struct residual {
     arena::scope const scope(scratch);
     auto const normed = scratch.mat<T>(x.rows(), d_model);
     rms_norm(space, x, parameters.template at<0>(w), accumulator<T>(eps), normed, scratch.vec<accumulator<T>>(x.rows()));
-    L::extend(space, w + parameters.size, matrix_view<T const>(normed), y, position, s, scratch);
+    L::extend(space, detail::past(w, parameters.size), matrix_view<T const>(normed), y, position, s, scratch);
     add<T>(space, x, y);
   }
   template <class T, class S>

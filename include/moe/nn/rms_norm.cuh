@@ -135,6 +135,7 @@ void rms_norm_backward(cuda const& space, in<T, dyn, dyn> d_y, in<T, dyn, dyn> x
   detail::check_rms_norm_backward(d_y, x, weight, rstd, d_x, d_weight);
   index_t const tokens = x.template extent<0>(), d = x.template extent<1>();
   if (tokens == 0 || d == 0) return;
+  detail::check_scratch(name, scratch, rms_norm_backward_scratch_bytes<T>(space, tokens, d));
   arena::scope const scope(scratch);
   detail::rms_norm_scratch<T> const s(scratch, tokens, d);
   detail::rms_norm_gradients<T> const g{d_y, x, weight, rstd, s.mean_dot, s.d_weights};

@@ -89,7 +89,7 @@ void rms_norm(cpu const& space, in<T, dyn, dyn> x, in<T, dyn> weight, accumulato
 template <class T>
 std::size_t rms_norm_backward_scratch_bytes(cpu const& /*space*/, index_t tokens, index_t d) {
   arena measure;
-  measure.mat<accumulator<T>>((tokens + detail::norm_chunk - 1) / detail::norm_chunk, d);
+  measure.mat<accumulator<T>>(detail::chunks(tokens, detail::norm_chunk), d);
   return measure.peak();
 }
 
@@ -114,8 +114,9 @@ void rms_norm_backward(cpu const& space, in<T, dyn, dyn> d_y, in<T, dyn, dyn> x,
   index_t const tokens = x.template extent<0>(), d = x.template extent<1>();
   detail::check_rms_norm_backward(d_y, x, weight, rstd, d_x, d_weight);
   if (tokens == 0 || d == 0) return;
+  detail::check_scratch("rms_norm_backward", scratch, rms_norm_backward_scratch_bytes<T>(space, tokens, d));
   arena::scope const scope(scratch);
-  auto const partials = scratch.mat<A>((tokens + detail::norm_chunk - 1) / detail::norm_chunk, d);
+  auto const partials = scratch.mat<A>(detail::chunks(tokens, detail::norm_chunk), d);
   parallel_chunks(space, tokens, detail::norm_chunk, 8.0 * static_cast<double>(d), [&](index_t chunk, index_t begin, index_t end) {
     std::fill_n(partials.row(chunk), d, A(0));
     for (index_t t = begin; t < end; ++t)

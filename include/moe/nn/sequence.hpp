@@ -54,7 +54,7 @@ struct chain {
     each([&]<int I>() {
       matrix_view<T> const out = I + 1 < N ? a.outputs[I] : y;
       layer<I>::forward(space, w, x, out, n, std::get<I>(a.inner), scratch);
-      w += layer<I>::parameter_count;
+      w = past(w, layer<I>::parameter_count);
       x = out;
     });
   }
@@ -64,10 +64,10 @@ struct chain {
                        arena& scratch) {
     arena::scope const scope(scratch);
     matrix_view<T> const buffers[2] = {scratch.mat<T>(n.tokens(), d_model), scratch.mat<T>(n.tokens(), d_model)};
-    w += parameter_count, g += parameter_count;
+    w = past(w, parameter_count), g = past(g, parameter_count);
     each([&]<int R>() {
       constexpr int I = N - 1 - R;
-      w -= layer<I>::parameter_count, g -= layer<I>::parameter_count;
+      w = past(w, -layer<I>::parameter_count), g = past(g, -layer<I>::parameter_count);
       matrix_view<T> const out = I > 0 ? buffers[I % 2] : d_x;
       layer<I>::backward(space, w, g, d_y, out, n, std::get<I>(a.inner), scale, scratch);
       d_y = out;
@@ -81,7 +81,7 @@ struct chain {
     each([&]<int I>() {
       matrix_view<T> const out = I + 1 < N ? buffers[I % 2] : y;
       layer<I>::extend(space, w, x, out, position, std::get<I>(s.inner), scratch);
-      w += layer<I>::parameter_count;
+      w = past(w, layer<I>::parameter_count);
       x = out;
     });
   }

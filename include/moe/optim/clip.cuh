@@ -54,8 +54,9 @@ inline std::size_t global_norm_scratch_bytes(cuda const& /*space*/, index_t n) {
 ///         eight warps in ascending order. The sums of the chunks likewise, each thread's chain over every 256th.
 template <class T>
 void global_norm(cuda const& space, in<T, dyn> g, tensor<double, 1> norm, arena& scratch) {
+  detail::check_scratch("global_norm", scratch, global_norm_scratch_bytes(space, g.size()));
   arena::scope const scope(scratch);
-  auto const partial = scratch.vec<double>((g.size() + detail::norm_block - 1) / detail::norm_block);
+  auto const partial = scratch.vec<double>(detail::chunks(g.size(), detail::norm_block));
   launch("global_norm", detail::sum_of_squares_kernel<T>,
          {.blocks = partial.size(), .threads = detail::norm_threads, .shared_bytes = sizeof(detail::norm_partials)}, space, g, partial);
   launch("global_norm", detail::norm_kernel<detail::norm_threads>,

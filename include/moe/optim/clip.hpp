@@ -45,7 +45,7 @@ double sum_of_squares(T const* p, index_t n) {
 /// Bytes of scratch of global_norm.
 inline std::size_t global_norm_scratch_bytes(cpu const& /*space*/, index_t n) {
   arena measure;
-  measure.vec<double>((n + detail::norm_block - 1) / detail::norm_block);
+  measure.vec<double>(detail::chunks(n, detail::norm_block));
   return measure.peak();
 }
 
@@ -60,8 +60,9 @@ inline std::size_t global_norm_scratch_bytes(cpu const& /*space*/, index_t n) {
 template <class T>
 double global_norm(cpu const& space, in<T, dyn> g, arena& scratch) {
   index_t const n = g.size();
+  detail::check_scratch("global_norm", scratch, global_norm_scratch_bytes(space, n));
   arena::scope const scope(scratch);
-  auto const partial = scratch.vec<double>((n + detail::norm_block - 1) / detail::norm_block);
+  auto const partial = scratch.vec<double>(detail::chunks(n, detail::norm_block));
   parallel_chunks(space, n, detail::norm_block, 1.0, [&](index_t chunk, index_t begin, index_t end) {
     partial.data()[chunk] = detail::sum_of_squares(g.data() + begin, end - begin);
   });

@@ -175,6 +175,7 @@ void balance_losses(cuda const& space, in<T, dyn, dyn> logits, in<index_t, dyn> 
   char const* const name = "balance_losses";
   index_t const tokens = logits.template extent<0>(), experts = logits.template extent<1>();
   check_balance(name, experts, counts, k);
+  check_scratch(name, scratch, balance_losses_scratch_bytes<T>(space, tokens, experts));
   arena::scope const scope(scratch);
   cuda_balance_scratch<A> const s(scratch, tokens, experts);
   balance_factors const factor(tokens, experts, k, config, 1);
@@ -200,6 +201,7 @@ void balance_losses_backward(cuda const& space, in<T, dyn, dyn> logits, in<index
   detail::check_balance(name, experts, counts, k);
   detail::check_balance_gradient(tokens, experts, d_logits);
   if (tokens == 0) return;
+  detail::check_scratch(name, scratch, balance_losses_backward_scratch_bytes<T>(space, experts));
   arena::scope const scope(scratch);
   auto const excess = scratch.vec<A>(experts);
   detail::balance_factors const factor(tokens, experts, k, config, static_cast<double>(scale));

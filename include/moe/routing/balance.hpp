@@ -23,8 +23,8 @@ struct balance_scratch {
   vector_view<double> z;       ///< [chunks]                  sums of lse^2
   balance_scratch(arena& memory, index_t tokens, index_t experts)
       : probability(memory.mat<A>(chunks(tokens), padded(experts))), z(memory.vec<double>(chunks(tokens))) {}
-  static index_t chunks(index_t tokens) { return (tokens + chunk - 1) / chunk; }
-  static index_t padded(index_t experts) { return (experts + simd<A>::width - 1) / simd<A>::width * simd<A>::width; }
+  static index_t chunks(index_t tokens) { return detail::chunks(tokens, chunk); }
+  static index_t padded(index_t experts) { return elements(detail::chunks(experts, simd<A>::width), simd<A>::width); }
 };
 
 /// One element of scratch per expert for the backward: its excess load, scaled.
@@ -43,7 +43,7 @@ inline void check_counts(char const* who, index_t tokens, index_t experts, in<in
   index_t sum = 0;
   for (index_t e = 0; e < experts; ++e) {
     expects(counts(e) >= 0, errc::bad_argument, who, ": counts[", e, "] is ", counts(e));
-    sum += counts(e);
+    expects(!__builtin_add_overflow(sum, counts(e), &sum), errc::bad_argument, who, ": counts add up to more than 64 bits hold, at entry ", e);
   }
   expects(sum == tokens * k, errc::bad_argument, who, ": counts add up to ", sum, ", ", tokens, " tokens of ", k, " choices need ", tokens * k,
           " (counts are taken before capacity)");
@@ -139,6 +139,7 @@ void balance_losses(cpu const& space, in<T, dyn, dyn> logits, in<index_t, dyn> c
   index_t const tokens = logits.template extent<0>(), experts = logits.template extent<1>();
   detail::check_balance("balance_losses", experts, counts, k);
   detail::check_counts("balance_losses", tokens, experts, counts, k);
+  detail::check_scratch("balance_losses", scratch, balance_losses_scratch_bytes<T>(space, tokens, experts));
   losses(0) = losses(1) = 0;
   if (tokens == 0) return;
   arena::scope const scope(scratch);
@@ -186,6 +187,7 @@ void balance_losses_backward(cpu const& space, in<T, dyn, dyn> logits, in<index_
   detail::check_counts("balance_losses_backward", tokens, experts, counts, k);
   detail::check_balance_gradient(tokens, experts, d_logits);
   if (tokens == 0) return;
+  detail::check_scratch("balance_losses_backward", scratch, balance_losses_backward_scratch_bytes<T>(space, experts));
   arena::scope const scope(scratch);
   auto const excess = detail::take_excess<T>(scratch, experts);
   detail::balance_factors const factor(tokens, experts, k, config, static_cast<double>(scale));

@@ -63,6 +63,7 @@ inline void make_dispatch(cuda const& space, in<int, dyn, dyn> expert, index_t c
   char const* const name = "make_dispatch";
   index_t const tokens = expert.extent<0>(), k = expert.extent<1>();
   detail::check_dispatch(expert, capacity, plan);
+  detail::check_scratch(name, scratch, make_dispatch_scratch_bytes(space, tokens, plan.experts()));
   arena::scope const scope(scratch);
   auto const count = detail::cuda_dispatch_scratch(scratch, tokens, plan.experts()).count;
   detail::rank_by_key(name, space, tokens * k, detail::cuda_dispatch_scratch::chunk * k, detail::expert_of_slot{expert}, plan.position.data(), count,

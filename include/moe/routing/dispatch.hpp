@@ -22,7 +22,12 @@ struct dispatch_plan {
 
   index_t experts() const { return counts.extent<0>(); }
   index_t slots() const { return position.extent<0>(); }
-  index_t rows() const { return offsets(experts()); }   ///< choices kept. Reads the plan: only where the host reaches its memory, after space.wait()
+  /// Choices kept. Reads the plan: only where the host reaches its memory, after space.wait(). Throws where the plan has no memory.
+  index_t rows() const {
+    expects(offsets.extent<0>() == experts() + 1, errc::shape_mismatch, "dispatch_plan: offsets has ", offsets.extent<0>(), " entries for ", experts(),
+            " experts, needs one more");
+    return offsets(experts());
+  }
   index_t dropped() const { return slots() - rows(); }  ///< choices beyond capacity. As rows()
 
   /// Views for so many choices, not initialised. On a measuring arena: counts the bytes.
@@ -30,9 +35,10 @@ struct dispatch_plan {
     dispatch_plan p;
     p.counts = memory.vec<index_t>(experts);
     p.offsets = memory.vec<index_t>(experts + 1);
-    p.token = memory.vec<int>(tokens * k);
-    p.slot = memory.vec<int>(tokens * k);
-    p.position = memory.vec<int>(tokens * k);
+    index_t const slots = detail::elements(tokens, k);
+    p.token = memory.vec<int>(slots);
+    p.slot = memory.vec<int>(slots);
+    p.position = memory.vec<int>(slots);
     p.k = k;
     return p;
   }
@@ -43,7 +49,7 @@ namespace detail {
 struct dispatch_scratch {
   static constexpr index_t chunk = 2048;  ///< tokens; where the results, being integers, do not depend on it
   matrix_view<index_t> histogram;         ///< [chunks, experts]
-  dispatch_scratch(arena& memory, index_t tokens, index_t experts) : histogram(memory.mat<index_t>((tokens + chunk - 1) / chunk, experts)) {}
+  dispatch_scratch(arena& memory, index_t tokens, index_t experts) : histogram(memory.mat<index_t>(chunks(tokens, chunk), experts)) {}
 };
 
 inline void check_plan(char const* who, dispatch_plan const& plan, index_t slots) {
@@ -64,7 +70,7 @@ inline void check_dispatch(in<int, dyn, dyn> expert, index_t capacity, dispatch_
   expects(tokens * k <= INT_MAX, errc::bad_argument, "make_dispatch: ", tokens, " tokens of ", k, " choices, at most ", INT_MAX,
           " choices can be numbered");
   expects(capacity >= 0, errc::bad_argument, "make_dispatch: capacity is ", capacity, ", needs to be positive, or 0 for no limit");
-  check_plan("make_dispatch", plan, tokens * k);
+  check_choices("make_dispatch", plan, tokens, k);
 }
 
 /// Turns the counts of each chunk into the row at which the chunk's first choice of each expert goes; fills counts and offsets.
@@ -104,6 +110,7 @@ inline void make_dispatch(cpu const& space, in<int, dyn, dyn> expert, index_t ca
   index_t const tokens = expert.extent<0>(), k = expert.extent<1>(), slots = tokens * k, experts = plan.experts();
   detail::check_dispatch(expert, capacity, plan);
   detail::check_expert_ids("make_dispatch", expert, experts);
+  detail::check_scratch("make_dispatch", scratch, make_dispatch_scratch_bytes(space, tokens, experts));
   arena::scope const scope(scratch);
   auto const histogram = detail::dispatch_scratch(scratch, tokens, experts).histogram;
   double const work = 4.0 * static_cast<double>(k);
@@ -134,6 +141,27 @@ namespace detail {
 inline void check_rows(char const* who, char const* name, index_t rows, index_t have, index_t columns, index_t needed_columns) {
   expects(have >= rows, errc::shape_mismatch, who, ": ", name, " has ", have, " rows, the plan has ", rows);
   expects(columns == needed_columns, errc::shape_mismatch, who, ": ", name, " has ", columns, " columns, needs ", needed_columns);
+}
+
+/// The rows of a plan whose memory the host can read; 0 if its extents are wrong, which check_plan reports.
+inline index_t known_rows(dispatch_plan const& plan) { return plan.offsets.extent<0>() == plan.experts() + 1 ? plan.rows() : 0; }
+
+/// Throws unless a plan holds what make_dispatch writes for so many tokens: its rows, and for each the token, or for each choice the row.
+inline void check_filled(char const* who, dispatch_plan const& plan) {
+  expects(plan.rows() >= 0 && plan.rows() <= plan.slots(), errc::bad_argument, who, ": plan has ", plan.rows(), " rows of ", plan.slots(),
+          " choices: not what make_dispatch wrote");
+}
+inline void check_tokens_of_rows(char const* who, dispatch_plan const& plan, index_t tokens) {
+  check_filled(who, plan);
+  for (index_t r = 0; r < plan.rows(); ++r)
+    expects(plan.token(r) >= 0 && plan.token(r) < tokens, errc::bad_argument, who, ": plan.token[", r, "] is ", plan.token(r), ", needs to be in [0, ",
+            tokens, ")");
+}
+inline void check_rows_of_slots(char const* who, dispatch_plan const& plan) {
+  check_filled(who, plan);
+  for (index_t s = 0; s < plan.slots(); ++s)
+    expects(plan.position(s) >= -1 && plan.position(s) < plan.rows(), errc::bad_argument, who, ": plan.position[", s, "] is ", plan.position(s),
+            ", needs to be in [-1, ", plan.rows(), ")");
 }
 
 // What both spaces check. `rows`: those of the plan, as far as the space can know them without looking into its memory.
@@ -201,12 +229,13 @@ void sum_choices(cpu const& space, tensor<T const, dyn, dyn> x, dispatch_plan co
 ///   xs    [rows, d]    out  rows >= plan.rows(), those behind the last are not touched; must not overlap x
 ///
 /// Edges   no rows: writes nothing.
-/// Throws  shape_mismatch if extents disagree with the plan.
+/// Throws  shape_mismatch if extents disagree with the plan; bad_argument if the plan holds what make_dispatch did not write for them.
 /// Cost    copies plan.rows() * d elements. What grouped_gemm's `gather` argument does without the copy.
 template <class T, index_t R, index_t D>
 void dispatch(cpu const& space, in<T, dyn, dyn> x, dispatch_plan const& plan, tensor<T, R, D> const& xs) {
   index_t const d = x.template extent<1>();
-  detail::check_dispatched(plan, plan.rows(), x, xs);
+  detail::check_dispatched(plan, detail::known_rows(plan), x, xs);
+  detail::check_tokens_of_rows("dispatch", plan, x.template extent<0>());
   parallel_for(space, plan.rows(), static_cast<double>(d), [&](index_t r) { std::copy_n(x.row(plan.token(r)), d, xs.row(r)); });
 }
 
@@ -216,11 +245,12 @@ void dispatch(cpu const& space, in<T, dyn, dyn> x, dispatch_plan const& plan, te
 ///   plan, k            in   of the forward
 ///   d_x   [tokens, d]  out  overwritten; a token whose choices were all dropped gets zeros
 ///
-/// Throws  shape_mismatch if extents disagree with the plan.
+/// Throws  shape_mismatch if extents disagree with the plan; bad_argument if the plan holds what make_dispatch did not write for them.
 /// Order   j ascending from 0, in accumulator<T>, rounded once.
 template <class T, index_t R, index_t D>
 void dispatch_backward(cpu const& space, in<T, dyn, dyn> d_xs, dispatch_plan const& plan, index_t k, tensor<T, R, D> const& d_x) {
-  detail::check_dispatch_backward(plan, plan.rows(), k, d_xs, d_x);
+  detail::check_dispatch_backward(plan, detail::known_rows(plan), k, d_xs, d_x);
+  detail::check_rows_of_slots("dispatch_backward", plan);
   detail::sum_choices<T>(space, d_xs, plan, k, d_x, [](index_t, index_t) { return accumulator<T>(1); });
 }
 
@@ -232,12 +262,13 @@ void dispatch_backward(cpu const& space, in<T, dyn, dyn> d_xs, dispatch_plan con
 ///   y       [tokens, d]  out  overwritten; a token whose choices were all dropped gets zeros; must not overlap ys
 ///
 /// Edges   dropped choices count as zero, whatever their weight. A weight of 0 does not hide a NaN in ys.
-/// Throws  shape_mismatch if extents disagree with the plan.
+/// Throws  shape_mismatch if extents disagree with the plan; bad_argument if the plan holds what make_dispatch did not write for them.
 /// Order   one chain of madd from 0, j ascending, in accumulator<T>, rounded once.
 /// Cost    2 plan.rows() d flops; reads each row once.
 template <class T, index_t R, index_t D>
 void combine(cpu const& space, in<T, dyn, dyn> ys, in<T, dyn, dyn> weight, dispatch_plan const& plan, tensor<T, R, D> const& y) {
-  detail::check_combine(plan, plan.rows(), ys, weight, y);
+  detail::check_combine(plan, detail::known_rows(plan), ys, weight, y);
+  detail::check_rows_of_slots("combine", plan);
   detail::sum_choices<T>(space, ys, plan, plan.k, y, [&](index_t t, index_t j) { return accumulator<T>(weight(t, j)); });
 }
 
@@ -250,7 +281,7 @@ void combine(cpu const& space, in<T, dyn, dyn> ys, in<T, dyn, dyn> weight, dispa
 ///   d_ys      [rows, d]    out  may be ys itself; rows behind plan.rows() are not touched
 ///   d_weight  [tokens, k]  out
 ///
-/// Throws  shape_mismatch if extents disagree with the plan.
+/// Throws  shape_mismatch if extents disagree with the plan; bad_argument if the plan holds what make_dispatch did not write for them.
 /// Order   d_weight: one chain of madd per vector lane over ascending columns, then a fixed tree; independent of all other rows.
 /// Cost    3 plan.rows() d flops, one pass.
 template <class T, index_t R, index_t D, index_t W, index_t K>
@@ -259,7 +290,8 @@ void combine_backward(cpu const& space, in<T, dyn, dyn> d_y, in<T, dyn, dyn> ys,
   using A = accumulator<T>;
   using V = simd<A>;
   index_t const tokens = d_y.template extent<0>(), d = d_y.template extent<1>(), k = weight.template extent<1>();
-  detail::check_combine_backward(plan, plan.rows(), d_y, ys, weight, d_ys, d_weight);
+  detail::check_combine_backward(plan, detail::known_rows(plan), d_y, ys, weight, d_ys, d_weight);
+  detail::check_rows_of_slots("combine_backward", plan);
   parallel_for(space, tokens, static_cast<double>(3 * k * d), [&](index_t t) {
     T const* g = d_y.row(t);
     for (index_t j = 0; j < k; ++j) {

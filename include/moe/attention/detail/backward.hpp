@@ -12,10 +12,10 @@ struct attention_backward_scratch {
   A *p, *d_s;                   ///< [panel, panel]
   A *lse, *delta;               ///< [panel]
   attention_backward_scratch(arena& from, index_t seq) {
-    index_t const rows = H::panels(seq) * H::panel;
-    key_panels = from.take<A>(rows * H::depth);
-    value_panels = from.take<A>(rows * H::depth);
-    for (A** x : {&keys, &d_keys, &d_values}) *x = from.take<A>(rows * H::padded);
+    index_t const rows = elements(H::panels(seq), H::panel);
+    key_panels = from.take<A>(elements(rows, H::depth));
+    value_panels = from.take<A>(elements(rows, H::depth));
+    for (A** x : {&keys, &d_keys, &d_values}) *x = from.take<A>(elements(rows, H::padded));
     for (A** x : {&q, &d_o, &d_q}) *x = from.take<A>(H::panel * H::padded);
     for (A** x : {&p, &d_s}) *x = from.take<A>(H::panel * H::panel);
     for (A** x : {&lse, &delta}) *x = from.take<A>(H::panel);

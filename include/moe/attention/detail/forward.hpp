@@ -16,7 +16,7 @@ struct attention_head {
   static constexpr int depth = Depth, width = tile::width, panel = tile::panel, rows = tile::rows;
   static constexpr int vectors = (Depth + width - 1) / width, padded = vectors * width;  ///< of a row in accumulators, zero beyond Depth
   static A scale() { return A(1) / std::sqrt(A(Depth)); }
-  static constexpr index_t panels(index_t keys) { return (keys + panel - 1) / panel; }
+  static constexpr index_t panels(index_t keys) { return keys / panel + (keys % panel != 0); }
 };
 
 template <class A>
@@ -119,9 +119,9 @@ struct attention_scratch {
   using A = typename H::A;
   A *key_panels, *values, *scores;
   attention_scratch(arena& from, int threads, int kv_heads, attention_extent const& e)
-      : key_panels(from.take<A>(e.sequences * kv_heads * H::panels(e.keys()) * H::panel * H::depth)),
-        values(from.take<A>(e.sequences * kv_heads * H::panels(e.keys()) * H::panel * H::padded)),
-        scores(from.take<A>(threads * H::panels(e.keys()) * H::panel * H::rows)) {}
+      : key_panels(from.take<A>(elements(e.sequences, kv_heads, H::panels(e.keys()), H::panel, H::depth))),
+        values(from.take<A>(elements(e.sequences, kv_heads, H::panels(e.keys()), H::panel, H::padded))),
+        scores(from.take<A>(elements(threads, H::panels(e.keys()), H::panel, H::rows))) {}
 };
 
 inline constexpr index_t attention_tile_rows = 32;  ///< query rows per work item

@@ -19,8 +19,7 @@ inline constexpr index_t tile_rows = 8 * block_rows;  ///< rows of c per work it
 inline constexpr index_t tile_columns = 512;          ///< columns of c per work item
 inline constexpr index_t tile_depth = 256;            ///< k per pass: a panel of b (32 KiB) stays in L1, the packed rows of a in L2
 
-constexpr index_t round_up(index_t n, index_t to) { return (n + to - 1) / to * to; }
-constexpr index_t divide_up(index_t n, index_t by) { return (n + by - 1) / by; }
+constexpr index_t divide_up(index_t n, index_t by) { return n / by + (n % by != 0); }
 
 /// The memory of multiply_all, which is also its size: take it from a measuring arena.
 template <class A, bool Staged>
@@ -28,11 +27,10 @@ struct product_scratch {
   A *b = nullptr, *a = nullptr, *c = nullptr;
   index_t* first_tile = nullptr;
   product_scratch(arena& from, int threads, index_t products, index_t total_k, index_t n) {
-    index_t const panels = divide_up(n, block_columns<A>);
-    b = from.take<A>(total_k * panels * block_columns<A>);
-    a = from.take<A>(threads * tile_rows * tile_depth);
-    if constexpr (Staged) c = from.take<A>(threads * tile_rows * tile_columns);
-    first_tile = from.take<index_t>(products + 1);
+    b = from.take<A>(elements(total_k, chunks(n, block_columns<A>), block_columns<A>));
+    a = from.take<A>(elements(threads, tile_rows, tile_depth));
+    if constexpr (Staged) c = from.take<A>(elements(threads, tile_rows, tile_columns));
+    first_tile = from.take<index_t>(elements(products) + 1);
   }
 };
 
@@ -65,6 +63,13 @@ inline void multiply_tile(P const& p, A const* packed_b, A* packed_a, A* stage, 
       for (index_t j = j0; j < j1; ++j) p.c[i * p.c_stride + j] = TC(c[(i - i0) * c_stride + j - j0]);
 }
 
+template <class TC>
+std::size_t product_scratch_bytes(cpu const& space, index_t products, index_t total_k, index_t n) {
+  arena measure;
+  product_scratch<accumulator<TC>, !std::is_same_v<accumulator<TC>, TC>>(measure, thread_count(space), products, total_k, n);
+  return measure.peak();
+}
+
 /// All products: product_of(g) for g < products. Panels of b are packed once, by all threads; then the tiles of all products are dealt to the threads
 /// as they become free, so that one expert with everything is shared like many. No output depends on who computes it.
 template <class TC, class ProductOf>
@@ -72,7 +77,7 @@ void multiply_all(cpu const& space, index_t products, index_t total_k, index_t n
   using A = accumulator<TC>;
   constexpr index_t width = block_columns<A>;
   if (products == 0 || n == 0) return;
-  expects(!scratch.measuring(), errc::out_of_memory, "gemm: scratch is a measuring arena, which has no memory");
+  check_scratch("gemm", scratch, product_scratch_bytes<TC>(space, products, total_k, n));
   arena::scope const scope(scratch);
   product_scratch<A, !std::is_same_v<A, TC>> const s(scratch, thread_count(space), products, total_k, n);
 
@@ -102,13 +107,6 @@ void multiply_all(cpu const& space, index_t products, index_t total_k, index_t n
     multiply_tile<A, decltype(p), TC>(p, s.b + p.k_begin * panels * width, s.a + thread_index() * tile_rows * tile_depth, stage, i,
                                       std::min(p.m, i + rows), j, std::min(n, j + tile_columns), accumulate);
   });
-}
-
-template <class TC>
-std::size_t product_scratch_bytes(cpu const& space, index_t products, index_t total_k, index_t n) {
-  arena measure;
-  product_scratch<accumulator<TC>, !std::is_same_v<accumulator<TC>, TC>>(measure, thread_count(space), products, total_k, n);
-  return measure.peak();
 }
 
 }  // namespace moe::inline MOE_ISA::detail
