@@ -72,7 +72,8 @@ TEST_CASE("balance: twice the coefficient where one of two experts takes all, no
   // [balance]
   std::vector<float> logits{20, 0, 20, 0, 20, 0, 20, 0}, d_logits(8);  // 4 tokens, 2 experts
   std::vector<moe::index_t> all_to_one{4, 0}, even{2, 2};
-  moe::buffer memory(std::max(moe::balance_losses_scratch_bytes<float>(moe::cpu{}, 4, 2), moe::balance_losses_backward_scratch_bytes<float>(moe::cpu{}, 2)));
+  moe::buffer memory(std::max(moe::balance_losses_scratch_bytes<float>(moe::cpu{}, 4, 2),
+                              moe::balance_losses_backward_scratch_bytes<float>(moe::cpu{}, 2)));
   moe::arena scratch(memory);
   auto const x = moe::mat(logits.data(), 4, 2);
   double losses[2];  // balance, z
