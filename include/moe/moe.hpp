@@ -3,6 +3,7 @@
 
 #include <moe/version.hpp>
 
+#include <moe/core/algorithms.hpp>
 #include <moe/core/buffer.hpp>
 #include <moe/core/elementwise.hpp>
 #include <moe/core/error.hpp>

@@ -16,7 +16,9 @@ function(compile output)  # further arguments: more flags
   execute_process(
     COMMAND ${NVCC} ${host} -std=c++20 -O3 -Xcompiler=-fopenmp,-Wall,-Wextra -Xptxas=-v ${FLAGS} ${ARGN} ${what} ${SOURCE} -o ${output}
     OUTPUT_VARIABLE text ERROR_VARIABLE text RESULT_VARIABLE status)
-  string(REGEX MATCHALL "[^\n]*(warning|error|C75[0-9][0-9])[^\n]*|[^\n]*[1-9][0-9]* bytes spill[^\n]*" faults "${text}")
+  # Registers that CUB's own kernels spill are not ours to mend.
+  string(REGEX REPLACE "Function properties for _ZN3cub[^\n]*\n[^\n]*spill[^\n]*\n" "" text_of_ours "${text}")
+  string(REGEX MATCHALL "[^\n]*(warning|error|C75[0-9][0-9])[^\n]*|[^\n]*[1-9][0-9]* bytes spill[^\n]*" faults "${text_of_ours}")
   if(NOT status EQUAL 0 OR faults)
     file(REMOVE ${OBJECT})
     message("${text}")

@@ -12,6 +12,20 @@ if [[ -n $missing ]]; then
   exit 1
 fi
 
+# moe.cuh includes every CUDA header but those that bring CUB, which a user opts in to.
+headers=$(cd "$include" && find moe -name '*.cuh' ! -path '*/detail/*' ! -path '*/ptx/*' ! -path moe/moe.cuh | LC_ALL=C sort)
+missing=$(cd "$include" && for header in $headers; do
+  listed=$(grep -cxF "#include <$header>" moe/moe.cuh || true) brings_cub=$(grep -cxF '#include <moe/core/detail/cub.cuh>' "$header" || true)
+  if ((listed == brings_cub)); then ((listed)) && echo "$header (brings CUB, must not stand there)" || echo "$header"; fi
+done)
+if [[ -n $missing ]]; then
+  echo "moe.cuh does not list as it should:" $missing
+  exit 1
+fi
+for header in $(cd "$include" && grep -rlE '^#include <moe/core/algorithms\.cuh>|^#include <(cub|thrust)/' moe); do
+  [[ $header == moe/core/detail/cub.cuh ]] || { echo "$header makes others pay for CUB"; exit 1; }
+done
+
 compile=("$compiler" -std=c++20 -fopenmp -I"$include" -fsyntax-only -w -x c++ "$include/moe/moe.hpp")
 "${compile[@]}"
 TIMEFORMAT='%3U %3S' best=
