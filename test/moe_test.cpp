@@ -115,7 +115,8 @@ struct trainer {
   }
   std::vector<T> state() {
     std::vector<T> values;
-    for (auto const& x : {on.w, on.m, on.v, on.g})
+    moe::vector_view<T> const parts[] = {on.w, on.m, on.v, on.g};  // nvcc cannot read it as a list in the loop
+    for (auto const& x : parts)
       for (T const y : fetched(x)) values.push_back(y);
     return values;
   }
@@ -167,7 +168,8 @@ struct captured {
 }  // namespace
 
 // Captured before there are weights and tokens: device memory then holds NaN and -1, and it is memory that the host cannot touch without a
-// crash (in the stand-in: not during the capture). A step that looked at an operand, waited or allocated could not end up with the bits of the direct one.
+// crash (in the stand-in: not during the capture). A step that looked at an operand, waited or allocated could not end up with the bits of the direct
+// one.
 TEST_CASE_TEMPLATE("training step: captured in a graph before there is data, replayed for each batch, it gives the bits of a direct step", T, float,
                    double) {
   captured c;
