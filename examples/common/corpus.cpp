@@ -56,8 +56,17 @@ corpus make_corpus(std::string name, std::string text) {
   return c;
 }
 
+/// The text that --data names.
+std::string read_text(std::string const& path) {
+  try {
+    return moe::read_file(path);
+  } catch (moe::error const& e) {
+    throw moe::error(e.code, std::string(e.what()) + "; --data needs a text file that can be read");
+  }
+}
+
 corpus load_corpus(std::string const& path) {
-  if (!path.empty()) return make_corpus(path, moe::read_file(path));
+  if (!path.empty()) return make_corpus(path, read_text(path));
   if (program_exists("bible"))
     if (auto const verses = run_program({"bible", "-f", "gen1:1-rev22:21"}); verses && verses->size() > 1000000)
       return make_corpus("King James Bible (bible-kjv)", without_first_words(*verses));

@@ -26,7 +26,7 @@ using moe::expects;
 namespace {
 
 constexpr int handled[] = {SIGINT, SIGTERM, SIGHUP, SIGXCPU, SIGPIPE};
-struct sigaction before[std::size(handled)];
+struct sigaction before[std::size(handled)], before_limit;
 volatile sig_atomic_t first_signal = 0, quits = 0;  // quits: a SIGINT or SIGTERM has come
 
 extern "C" void on_signal(int number) {
@@ -51,9 +51,12 @@ stop_signals::stop_signals() {
     bool const ignored = before[i].sa_handler == SIG_IGN && handled[i] == SIGHUP;  // nohup
     if (!ignored) sigaction(handled[i], &action, nullptr);
   }
+  action.sa_handler = SIG_IGN;  // a file beyond the limit of its size is then an error of write, with a message
+  sigaction(SIGXFSZ, &action, &before_limit);
 }
 stop_signals::~stop_signals() {
   for (std::size_t i = 0; i < std::size(handled); ++i) sigaction(handled[i], &before[i], nullptr);
+  sigaction(SIGXFSZ, &before_limit, nullptr);
 }
 int stop_signals::received() { return first_signal; }
 

@@ -8,7 +8,7 @@
 namespace trainer {
 
 /// While it lives, SIGINT, SIGTERM, SIGHUP, SIGXCPU and SIGPIPE ask the trainer to stop after the step at hand; a second SIGINT or SIGTERM ends the
-/// process at once. One object at a time.
+/// process at once. A file that grows beyond the limit of its size is an error of write instead of SIGXFSZ. One object at a time.
 class stop_signals {
  public:
   stop_signals();

@@ -50,7 +50,7 @@ std::unique_ptr<engine> engine_on(std::string const& device, std::span<device_ch
     names += std::string(names.empty() ? "" : ", ") + d.name;
   }
   throw usage_exit{2, "--device is " + device + ", but this program was compiled for: " + names +
-                          (device == "cuda" ? "; the target with _cuda behind its name has it (it needs nvcc)\n" : "\n")};
+                          (device == "cuda" ? "; the target with _cuda behind its name has it (it needs nvcc)\n" : "; choose one of these\n")};
 }
 
 }  // namespace
@@ -119,7 +119,7 @@ int run(int argc, char const* const* argv, std::span<device_choice const> device
     std::fputs(e.text.c_str(), e.code == 0 ? stdout : stderr);
     return e.code;
   } catch (std::bad_alloc const&) {
-    std::fprintf(stderr, "error: out of memory\n");
+    std::fprintf(stderr, "error: out of memory; smaller --batch and --length need less, --dry-run says how much\n");
   } catch (std::exception const& e) {
     std::fprintf(stderr, "error: %s\n", e.what());
   }

@@ -297,7 +297,12 @@ void training::loop() {
       }
     }
   }
-  save();
+  try {
+    save();
+  } catch (moe::error const& e) {
+    moe::fail(e.code, "the last checkpoint is not written: ", e.what(), "\nMake room and run again; ",
+              checkpoint_path_.empty() ? "nothing of this run is saved" : "--resume continues from " + checkpoint_path_);
+  }
 }
 
 void training::finish() {

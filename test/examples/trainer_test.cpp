@@ -8,6 +8,7 @@
 #include <iostream>
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -256,10 +257,26 @@ TEST_CASE("trainer: two trainers do not share a directory; a dry run makes none;
   CHECK(run({}, {"--data", f.text, "--out", f.run("locked"), "--steps", "1"}).code == 0);
   std::ofstream(f.path + "/short") << "a few words";
   CHECK(test::contains(run({}, {"--data", f.path + "/short", "--out", f.run("x"), "--steps", "1"}).err, "needs at least 100"));
-  CHECK(test::contains(run({}, {"--data", f.path + "/none", "--out", f.run("x"), "--steps", "1"}).err, f.path + "/none"));
+  CHECK(test::contains(run({}, {"--data", f.path + "/none", "--out", f.run("x"), "--steps", "1"}).err,
+                       "\"" + f.path + "/none\": No such file or directory; --data needs a text file that can be read"));
   CHECK(test::contains(run({}, {"--data", f.text, "--out", f.run("x"), "--steps", "1", "--length", "100000"}).err, "too few for one window"));
   CHECK(run({}, {"train", "--no-such-flag"}).code == 2);
   result const cuda = run({}, {"train", "--device", "cuda"});
   CHECK(cuda.code == 2);
   CHECK(cuda.err == "--device is cuda, but this program was compiled for: cpu; the target with _cuda behind its name has it (it needs nvcc)\n");
+  CHECK(run({}, {"train", "--device", "cudda"}).err == "--device is cudda, but this program was compiled for: cpu; choose one of these\n");
+}
+
+TEST_CASE("trainer: a checkpoint that does not fit is an error that says what is saved, not the end by a signal") {
+  folder const f;
+  rlimit before{}, small{};
+  REQUIRE(getrlimit(RLIMIT_FSIZE, &before) == 0);
+  small = {.rlim_cur = 20000, .rlim_max = before.rlim_max};
+  REQUIRE(setrlimit(RLIMIT_FSIZE, &small) == 0);
+  result const r = run({}, {"--data", f.text, "--out", f.run("full"), "--steps", "2"});
+  REQUIRE(setrlimit(RLIMIT_FSIZE, &before) == 0);
+  CHECK(r.code == 1);
+  CHECK(test::contains(r.err, "the last checkpoint is not written: "));
+  CHECK(test::contains(r.err, "File too large"));
+  CHECK(test::contains(r.err, "Make room and run again; nothing of this run is saved"));
 }

@@ -173,5 +173,6 @@ TEST_CASE("check_resume: lists every field that differs") {
   std::string const message = test::error_of([&] { moe::check_resume(c, {{"same", "1"}, {"lr", "0.2"}, {"added", "y"}}, 9, 8); });
   CHECK(message ==
         "cannot resume from \"run/step\", these differ:\n  lr: saved 0.1, now 0.2\n  gone: saved x, now absent\n  added: saved absent, now y"
-        "\n  seed: saved 18446744073709551610, now 9\n  data: saved hash fedcba9876543210, now 0000000000000008");
+        "\n  seed: saved 18446744073709551610, now 9\n  data: saved hash fedcba9876543210, now 0000000000000008"
+        "\nA run continues with the text and the settings it began with; others need a new run in another directory.");
 }

@@ -152,7 +152,9 @@ inline std::optional<checkpoint> latest_checkpoint(std::string const& directory,
   }
   std::string list;
   for (auto const& line : skipped) list += "\n  " + line;
-  if (!skipped.empty()) throw error(errc::bad_file, "no checkpoint in \"" + directory + "\" is good:" + list);
+  if (!skipped.empty())
+    throw error(errc::bad_file, "no checkpoint in \"" + directory + "\" is good:" + list +
+                                    "\nRestore one from a copy, or start again in another directory.");
   return std::nullopt;
 }
 
@@ -233,7 +235,9 @@ inline void check_resume(checkpoint const& saved, text_map const& config, std::u
     lines.push_back("data: saved hash " + hexadecimal(saved.manifest.data_hash) + ", now " + hexadecimal(data_hash));
   std::string list;
   for (auto const& line : lines) list += "\n  " + line;
-  if (!lines.empty()) throw error(errc::bad_argument, "cannot resume from \"" + saved.path + "\", these differ:" + list);
+  if (!lines.empty())
+    throw error(errc::bad_argument, "cannot resume from \"" + saved.path + "\", these differ:" + list +
+                                        "\nA run continues with the text and the settings it began with; others need a new run in another directory.");
 }
 
 }  // namespace moe::inline MOE_ISA

@@ -108,7 +108,8 @@ struct language_model {
     arena::scope const scope(scratch);
     auto const d = scratch.mat<T>(n.tokens(), d_model), e = scratch.mat<T>(n.tokens(), d_model);
     cross_entropy<cross_entropy_config{.mean = true}>(space, a.normed, head(w), target, static_cast<accumulator<T>>(scale), a.loss, d, head(g), scratch);
-    rms_norm_backward(space, d, a.y, norm_parameters.template at<0>(detail::past(w, norm_offset)), a.rstd, e, norm_parameters.template at<0>(detail::past(g, norm_offset)), scratch);
+    auto const d_norm = norm_parameters.template at<0>(detail::past(g, norm_offset));
+    rms_norm_backward(space, d, a.y, norm_parameters.template at<0>(detail::past(w, norm_offset)), a.rstd, e, d_norm, scratch);
     Body::backward(space, detail::past(w, body_offset), detail::past(g, body_offset), matrix_view<T const>(e), d, n, a.inner, scale, scratch);
     embedding_backward(space, token, d, embedding_parameters.template at<0>(g), scratch);
   }
