@@ -573,24 +573,24 @@ TEST_CASE("grouped_gemm on tensor cores: small integers have the bits of the cha
 }
 
 namespace {
-constexpr grouped_gemm_config by_warpgroups = forward_by<matrix_unit::wgmma>;
+constexpr grouped_gemm_config by_warpgroups = forward_by<matrix_unit::wgmma>, backward_wgmma = backward_by<matrix_unit::wgmma>,
+                              forward_add_wgmma = forward_add_by<matrix_unit::wgmma>, backward_add_wgmma = backward_add_by<matrix_unit::wgmma>;
 }
 
 TEST_CASE("grouped_gemm by warpgroups: small integers have the bits of the chain, ragged, with tails in every dimension") {
-  constexpr matrix_unit wgmma = matrix_unit::wgmma;
   for (groups const& g : {groups{{5}}, {{0, 0}, 3}, {{1, 0, 12, 17, 0, 33}, 4}, {{0, 64, 65}}, {{127, 0, 130}, 2}}) {
-    check_integers<forward_by<wgmma>>(g, 40, 24, false);
-    check_integers<backward_by<wgmma>>(g, 72, 40, false);
+    check_integers<by_warpgroups>(g, 40, 24, false);
+    check_integers<backward_wgmma>(g, 72, 40, false);
   }
   groups const g{{3, 0, 66}, 1};
-  check_integers<forward_by<wgmma>>(g, 64, 64, false);
-  check_integers<forward_by<wgmma>>(g, 61, 257, false, 3, 8);  // rows of x and w on 16 bytes, those of y not
-  check_integers<backward_by<wgmma>>(g, 63, 263, false, 9, 8);
-  check_integers<forward_add_by<wgmma>>(g, 136, 72, false);
-  check_integers<backward_add_by<wgmma>>(g, 200, 16, false, 8, 8);
-  check_integers<forward_by<wgmma>>(g, 0, 24, false);
-  check_integers<forward_add_by<wgmma>>(g, 0, 24, false);
-  check_integers<forward_by<wgmma>>(groups{{0, 0}}, 24, 24, false);
+  check_integers<by_warpgroups>(g, 64, 64, false);
+  check_integers<by_warpgroups>(g, 61, 257, false, 3, 8);  // rows of x and w on 16 bytes, those of y not
+  check_integers<backward_wgmma>(g, 63, 263, false, 9, 8);
+  check_integers<forward_add_wgmma>(g, 136, 72, false);
+  check_integers<backward_add_wgmma>(g, 200, 16, false, 8, 8);
+  check_integers<by_warpgroups>(g, 0, 24, false);
+  check_integers<forward_add_wgmma>(g, 0, 24, false);
+  check_integers<by_warpgroups>(groups{{0, 0}}, 24, 24, false);
 }
 
 TEST_CASE("grouped_gemm by warpgroups: a row's bits do not depend on the other rows, nor on the columns; sums are near those of the chain") {
@@ -611,7 +611,7 @@ TEST_CASE("grouped_gemm by warpgroups: a row's bits do not depend on the other r
 }
 
 TEST_CASE("grouped_gemm by warpgroups: a NaN reaches exactly the outputs it belongs to, also from rows that share a tile's loads") {
-  forward_problem<forward_by<matrix_unit::wgmma>, bf16> p({{14, 20}, 3}, 72, 40, false);
+  forward_problem<by_warpgroups, bf16> p({{14, 20}, 3}, 72, 40, false);
   auto const y = p.run();
   p.x(15, 71) = test::quiet_nan<bf16>(), p.w(40 + 33, 2) = test::quiet_nan<bf16>();
   for (index_t l = 0; l < 72; ++l) p.x(34, l) = test::quiet_nan<bf16>();  // nobody's row
@@ -624,9 +624,8 @@ TEST_CASE("grouped_gemm by warpgroups: a NaN reaches exactly the outputs it belo
 }
 
 TEST_CASE("grouped_gemm by warpgroups: the same bits however it is executed") {
-  constexpr matrix_unit wgmma = matrix_unit::wgmma;
-  forward_problem<forward_by<wgmma>, bf16> p({{66, 0, 1, 20}, 5}, 328, 72, false);  // more parts of k than stages
-  forward_problem<backward_add_by<wgmma>, bf16> b({{130, 3}}, 72, 40, false);
+  forward_problem<by_warpgroups, bf16> p({{66, 0, 1, 20}, 5}, 328, 72, false);  // more parts of k than stages
+  forward_problem<backward_add_wgmma, bf16> b({{130, 3}}, 72, 40, false);
   std::vector<bf16> y, x;
   test::for_each_execution([&](test::space const& s, int i) {
     auto const y_now = p.run(s).values(), x_now = b.run(s).values();

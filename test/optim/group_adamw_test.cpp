@@ -13,9 +13,10 @@ struct piece {
   parameter_group group;
   index_t offset, size, rows;
 };
-constexpr auto norm = parameter_group::norm, expert = parameter_group::expert, router = parameter_group::router, ffn = parameter_group::ffn;
+// Not norm: CUDA has a function of that name.
+constexpr auto a_norm = parameter_group::norm, expert = parameter_group::expert, router = parameter_group::router, ffn = parameter_group::ffn;
 
-std::vector<piece> const model{{norm, 0, 16, 1},    {expert, 16, 48, 3},  {expert, 64, 16, 4},
+std::vector<piece> const model{{a_norm, 0, 16, 1},    {expert, 16, 48, 3},  {expert, 64, 16, 4},
                                {router, 80, 32, 2}, {expert, 112, 16, 1}, {ffn, 144, 16, 2}};
 
 template <class T>
@@ -35,13 +36,13 @@ struct state {
   }
 };
 
-group_schedule const rates = group_schedule(moe::warmup_cosine(0.1, 2, 10, 0.01), 0.3).scaled(router, 0.25).with_weight_decay(norm, 0);
+group_schedule const rates = group_schedule(moe::warmup_cosine(0.1, 2, 10, 0.01), 0.3).scaled(router, 0.25).with_weight_decay(a_norm, 0);
 }  // namespace
 
 TEST_CASE("parameter_spans: neighbours of one group and kind are joined, gaps and vectors are not") {
   CHECK(moe::parameter_spans(model) ==
         std::vector<parameter_span>{
-            {norm, 0, 16, false}, {expert, 16, 80, true}, {router, 80, 112, true}, {expert, 112, 128, false}, {ffn, 144, 160, true}});
+            {a_norm, 0, 16, false}, {expert, 16, 80, true}, {router, 80, 112, true}, {expert, 112, 128, false}, {ffn, 144, 160, true}});
   CHECK(moe::parameter_spans(std::vector<piece>{}).empty());
   CHECK(moe::parameter_spans(std::vector<piece>{{ffn, 0, 8, 2}, {ffn, 9, 8, 2}}).size() == 2);
 }
@@ -49,7 +50,7 @@ TEST_CASE("parameter_spans: neighbours of one group and kind are joined, gaps an
 TEST_CASE("parameter_spans: lists that are no buffer are refused") {
   auto const message = [](std::vector<piece> const& list) { return error_of([&] { moe::parameter_spans(list); }); };
   CHECK(
-      message({{ffn, 0, 16, 2}, {norm, 15, 8, 1}}) ==
+      message({{ffn, 0, 16, 2}, {a_norm, 15, 8, 1}}) ==
       "parameter_spans: a parameter of group norm is elements [15, 23) of the buffer, needs to begin at 16 or later and not to end before it begins");
   CHECK(contains(message({{ffn, -1, 16, 2}}), "elements [-1, 15)"));
   CHECK(contains(message({{ffn, 8, -4, 2}}), "elements [8, 4)"));
@@ -61,7 +62,7 @@ TEST_CASE_TEMPLATE("adamw_by_group: the bits of one adamw per parameter; what no
   state<T> expected;
   for (index_t t = 1; t <= 3; ++t)
     for (auto const& p : model) {
-      double const decay = p.rows == 1 || p.group == norm ? 0 : 0.3, base = moe::warmup_cosine(0.1, 2, 10, 0.01).at(t);
+      double const decay = p.rows == 1 || p.group == a_norm ? 0 : 0.3, base = moe::warmup_cosine(0.1, 2, 10, 0.01).at(t);
       auto const part = [&](array<T>& x) { return moe::vec(x.data() + p.offset, p.size); };
       moe::adamw(on(), part(expected.w), part(expected.m), part(expected.v), part(expected.g), p.group == router ? 0.25 * base : base, decay,
                  0.7, t, {.beta1 = 0.8});
@@ -126,14 +127,14 @@ TEST_CASE("adamw_by_group: a frozen group keeps its weights; no spans change not
 TEST_CASE("adamw_by_group: wrong use is refused before anything is changed") {
   state<float> s;
   double const nan = quiet_nan<double>();
-  std::vector<parameter_span> const good{{norm, 0, 16, false}, {ffn, 16, 160, true}};
+  std::vector<parameter_span> const good{{a_norm, 0, 16, false}, {ffn, 16, 160, true}};
   auto const message = [&](std::vector<parameter_span> const& spans, double scale = 1, index_t t = 1, moe::adamw_config c = {}) {
     return error_of([&] { s.step(on(), spans, rates, scale, t, c); });
   };
-  CHECK(message({{norm, 0, 16, false}, {ffn, 16, 161, true}}) == "adamw_by_group: a span is elements [16, 161) of 160");
-  CHECK(contains(message({{norm, 0, 16, false}, {ffn, 15, 160, true}}), "a span is elements [15, 160), needs to begin at 16 or later"));
-  CHECK(contains(message({{norm, 0, 16, false}, {ffn, 20, 18, true}}), "elements [20, 18)"));
-  CHECK(contains(message({{norm, 0, 16, false}, {static_cast<parameter_group>(8), 16, 18, true}}), "8 is no group"));
+  CHECK(message({{a_norm, 0, 16, false}, {ffn, 16, 161, true}}) == "adamw_by_group: a span is elements [16, 161) of 160");
+  CHECK(contains(message({{a_norm, 0, 16, false}, {ffn, 15, 160, true}}), "a span is elements [15, 160), needs to begin at 16 or later"));
+  CHECK(contains(message({{a_norm, 0, 16, false}, {ffn, 20, 18, true}}), "elements [20, 18)"));
+  CHECK(contains(message({{a_norm, 0, 16, false}, {static_cast<parameter_group>(8), 16, 18, true}}), "8 is no group"));
   CHECK(contains(message(good, nan), "grad_scale"));
   CHECK(contains(message(good, 1, 0), "step is 0"));
   CHECK(contains(message(good, 1, 1, {.beta2 = 1}), "beta2 is 1"));
