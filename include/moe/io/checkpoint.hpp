@@ -237,7 +237,8 @@ inline void check_resume(checkpoint const& saved, text_map const& config, std::u
   for (auto const& line : lines) list += "\n  " + line;
   if (!lines.empty())
     throw error(errc::bad_argument, "cannot resume from \"" + saved.path + "\", these differ:" + list +
-                                        "\nA run continues with the text and the settings it began with; others need a new run in another directory.");
+                                        "\nA run continues with the text and the settings it began with; others need a new run "
+                                        "in another directory.");
 }
 
 }  // namespace moe::inline MOE_ISA
