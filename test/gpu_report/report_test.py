@@ -106,7 +106,7 @@ echo "{\\"case\\": $2, \\"operator\\": \\"b\\", \\"shape\\": {}, \\"dtype\\": \\
     def test_time_is_shared_among_the_parts_that_are_left(self):
         report = self.report("--minutes", "9")
         shares = [report.seconds_for(p) for p in report.options.parts]
-        self.assertAlmostEqual(shares[0], 530 * 40 / 112, delta=2)
+        self.assertAlmostEqual(shares[0], 530 * 60 / 132, delta=2)
         self.assertAlmostEqual(shares[-1], 530, delta=2)
 
     def test_frameworks_are_found_in_any_folder(self):
