@@ -76,6 +76,116 @@ TEST_CASE("load and store of bf16: exact one way, rounded to nearest even the ot
   for (int i = 0; i < simd<float>::width; ++i) CHECK(same(back[i], static_cast<float>(y(0, i))));
 }
 
+namespace {
+/// How many of the floats with these bits a full and a partial store round otherwise than bf16(float) does, or touch what they should not.
+index_t stored_wrongly(std::uint32_t (&bits)[simd<float>::width]) {
+  constexpr int width = simd<float>::width;
+  simd<float> x = simd<float>::zero();
+  std::memcpy(&x.v, bits, sizeof x.v);  // lane by lane a signalling NaN could become quiet on its way
+  bf16 all[width], some[width] = {};
+  x.store(all);
+  x.store(some, width - 1);
+  index_t wrong = some[width - 1].bits != 0;
+  for (int i = 0; i < width; ++i) {
+    std::uint16_t const expected = bf16(std::bit_cast<float>(bits[i])).bits;
+    wrong += all[i].bits != expected;
+    wrong += i < width - 1 && some[i].bits != expected;
+  }
+  return wrong;
+}
+}  // namespace
+
+TEST_CASE("store of bf16: the bits of bf16(float), for each upper half with lower halves on and beside the tie, and for 10.7 million others") {
+  constexpr int width = simd<float>::width;
+  index_t wrong = 0;
+  for (std::uint32_t low : {0x0000u, 0x0001u, 0x7fffu, 0x8000u, 0x8001u, 0xffffu})
+    for (std::uint32_t high = 0; high < 0x10000u; high += width) {  // denormal numbers, both zeros, infinities and every kind of NaN among them
+      std::uint32_t bits[width];
+      for (int i = 0; i < width; ++i) bits[i] = ((high + static_cast<std::uint32_t>(i)) << 16) | low;
+      wrong += stored_wrongly(bits);
+    }
+  for (std::uint64_t first = 0; first < (std::uint64_t{1} << 32); first += static_cast<std::uint64_t>(width) * 401) {
+    std::uint32_t bits[width];
+    for (int i = 0; i < width; ++i) bits[i] = static_cast<std::uint32_t>(first + 401 * static_cast<std::uint64_t>(i));
+    wrong += stored_wrongly(bits);
+  }
+  CHECK(wrong == 0);
+}
+
+TEST_CASE("load of bf16: all 65536 of them, bit for bit") {
+  constexpr int width = simd<float>::width;
+  index_t wrong = 0;
+  for (std::uint32_t first = 0; first < 0x10000u; first += width) {
+    bf16 stored[width];
+    for (int i = 0; i < width; ++i) stored[i].bits = static_cast<std::uint16_t>(first + static_cast<std::uint32_t>(i));
+    for (index_t n : {index_t{width}, index_t{width - 1}}) {
+      simd<float> const x = simd<float>::load(stored, n);
+      std::uint32_t bits[width];
+      std::memcpy(bits, &x.v, sizeof x.v);
+      for (int i = 0; i < width; ++i) wrong += bits[i] != (i < n ? (first + static_cast<std::uint32_t>(i)) << 16 : 0u);
+    }
+  }
+  CHECK(wrong == 0);
+}
+
+#if defined(MOE_AVX512_BF16)
+namespace {
+float without_denormals(float x) { return std::abs(x) < std::numeric_limits<float>::min() ? std::copysign(0.0f, x) : x; }
+/// madd_pairs, one lane, by its contract.
+float reference_pair(bf16 const* a, bf16 const* b, float c) {
+  for (int i : {1, 0}) c = without_denormals(std::fma(without_denormals(a[i]), without_denormals(b[i]), without_denormals(c)));
+  return c;
+}
+}  // namespace
+
+TEST_CASE("madd_pairs: the odd product first, one rounding per addition, denormal numbers count as 0, NaN stays") {
+  std::uint64_t state = 1;
+  auto const random = [&] { return static_cast<std::uint32_t>((state = state * 6364136223846793005u + 1442695040888963407u) >> 32); };
+  index_t wrong = 0, numbers = 0;
+  for (int round = 0; round < 40000; ++round) {
+    // Odd rounds: any bits at all. Even ones: numbers of about 1, whose sums round.
+    std::uint32_t const keep = round % 2 == 0 ? 0x81ffffffu : ~0u, set = round % 2 == 0 ? 0x3e000000u : 0u;
+    bf16 a[32], b[32];
+    float c[16], r[16];
+    auto const any = [&] { return (random() & keep) | set; };
+    for (int i = 0; i < 32; ++i) a[i].bits = static_cast<std::uint16_t>(any() >> 16), b[i].bits = static_cast<std::uint16_t>(any() >> 16);
+    for (float& x : c) x = std::bit_cast<float>(any());
+    moe::madd_pairs(moe::bf16_pairs::load(a), moe::bf16_pairs::load(b), simd<float>::load(c)).store(r);
+    for (int i = 0; i < 16; ++i) {
+      float const expected = reference_pair(a + 2 * i, b + 2 * i, c[i]);
+      numbers += expected == expected;
+      wrong += std::isnan(expected) ? !std::isnan(r[i]) : !same(r[i], expected);
+    }
+  }
+  CHECK(wrong == 0);
+  CHECK(numbers > 500000);
+}
+
+TEST_CASE("bf16_pairs: loads of n elements read nothing beyond and fill with 0; all broadcasts two neighbours; packed lanes are taken as bits") {
+  test::array<bf16> one(1, 32);
+  for (int i = 0; i < 32; ++i) one(0, i) = bf16(1.0f);
+  auto const ones = moe::bf16_pairs::load(one.data());
+  auto const sums = [&](moe::bf16_pairs x) { return lanes(moe::madd_pairs(x, ones, simd<float>::zero())); };
+  for (index_t n = -1; n <= 33; ++n) {
+    index_t const inside = std::clamp<index_t>(n, 0, 32);
+    for (auto where : {test::guard::after, test::guard::before}) {
+      test::guarded<bf16> memory(inside, where);
+      for (index_t i = 0; i < inside; ++i) memory[i] = bf16(static_cast<float>(i + 1));
+      auto const r = sums(moe::bf16_pairs::load(memory.data(), n));
+      for (index_t i = 0; i < 16; ++i)
+        REQUIRE(r[static_cast<std::size_t>(i)] == static_cast<float>((2 * i < inside ? 2 * i + 1 : 0) + (2 * i + 1 < inside ? 2 * i + 2 : 0)));
+    }
+  }
+  test::guarded<bf16> two(2);
+  two[0] = bf16(3.0f), two[1].bits = 0x7f81;  // with the bits of a signalling NaN above, the pair as a float would not survive arithmetic
+  auto const broadcast = moe::bf16_pairs::all(two.data());
+  for (int i = 0; i < 32; ++i) REQUIRE(static_cast<std::uint16_t>(broadcast.v[i]) == two[i % 2].bits);
+  float packed[16];
+  for (float& p : packed) p = std::bit_cast<float>((std::uint32_t{bf16(5.0f).bits} << 16) | bf16(2.0f).bits);
+  for (float r : sums(simd<float>::load(packed))) REQUIRE(r == 7.0f);
+}
+#endif
+
 TEST_CASE_TEMPLATE("arithmetic: each lane is what the scalar operation gives", T, float, double) {
   int const width = simd<T>::width;
   test::array<T> a(50, width), b(50, width), c(50, width);

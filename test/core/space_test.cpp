@@ -15,3 +15,9 @@ TEST_CASE("the machine that runs the tests has the instruction set they were com
   CHECK(moe::machine_has_instruction_set());
   CHECK_NOTHROW(moe::check_machine());
 }
+
+#if defined(MOE_AVX512_BF16)
+TEST_CASE("a machine without products of bf16 does not have avx512_bf16, whatever else it has") {
+  CHECK(moe::machine_has_instruction_set() == (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw")));
+}
+#endif

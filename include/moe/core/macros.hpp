@@ -16,7 +16,12 @@
 /// make a set of their own.
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__) && defined(__FMA__)
 #define MOE_AVX512 1
+#if defined(__AVX512BF16__)
+#define MOE_AVX512_BF16 1
+#define MOE_ISA avx512_bf16
+#else
 #define MOE_ISA avx512
+#endif
 #elif defined(__AVX2__) && defined(__FMA__)
 #define MOE_AVX2 1
 #define MOE_ISA avx2

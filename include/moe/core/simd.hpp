@@ -16,6 +16,91 @@ inline constexpr int vector_bytes = 32;
 inline constexpr int vector_bytes = 16;
 #endif
 
+namespace detail {
+/// A mask of the first n < 32 lanes; none for n < 0.
+MOE_INLINE unsigned first_lanes(index_t n) { return n > 0 ? (1u << n) - 1u : 0u; }
+
+#if defined(MOE_AVX512)  // a mask that selects every lane, in the integer type that the compiler's built-in takes
+#if defined(__clang__)
+inline constexpr unsigned short all_floats = 0xffff;
+#else
+inline constexpr short all_floats = -1;
+#endif
+#if defined(__clang__) || defined(__CUDACC__)
+inline constexpr unsigned char all_doubles = 0xff;
+#else
+inline constexpr signed char all_doubles = -1;
+#endif
+#endif
+
+typedef float floats __attribute__((vector_size(vector_bytes)));
+typedef std::uint32_t words __attribute__((vector_size(vector_bytes)));
+typedef int ints __attribute__((vector_size(vector_bytes)));
+typedef std::uint16_t halves __attribute__((vector_size(vector_bytes / 2)));  ///< as many as there are floats in a vector
+inline constexpr index_t float_lanes = vector_bytes / 4;
+
+#if defined(MOE_AVX512) && !defined(__CUDACC__)
+#define MOE_MASKED_HALVES 1
+typedef short masked_halves __attribute__((vector_size(32)));
+#if defined(__clang__)
+using masked_memory = masked_halves;  // what the built-ins below point to
+#else
+using masked_memory = short;
+#endif
+#endif
+
+/// g++ 12 makes a conversion of all lanes two conversions of half of them.
+MOE_INLINE words zero_extended(halves h) {
+#if defined(__clang__) || defined(__CUDACC__) || !(defined(MOE_AVX512) || defined(MOE_AVX2))
+  return __builtin_convertvector(h, words);
+#elif defined(MOE_AVX512)
+  return __builtin_bit_cast(words, __builtin_ia32_pmovzxwd512_mask(__builtin_bit_cast(masked_halves, h), ints{}, all_floats));
+#else
+  typedef short signed_halves __attribute__((vector_size(16)));
+  return __builtin_bit_cast(words, __builtin_ia32_pmovzxwd256(__builtin_bit_cast(signed_halves, h)));
+#endif
+}
+MOE_INLINE floats widened(halves h) { return __builtin_bit_cast(floats, zero_extended(h) << 16); }
+MOE_INLINE floats from_bf16(bf16 const* p) {
+  halves h;
+  std::memcpy(&h, p, sizeof h);
+  return widened(h);
+}
+MOE_INLINE floats from_bf16(bf16 const* p, index_t n) {
+  if (n >= float_lanes) return from_bf16(p);
+  halves h{};
+#if defined(MOE_MASKED_HALVES)
+  auto const mask = static_cast<unsigned short>(first_lanes(n));
+  h = __builtin_bit_cast(halves, __builtin_ia32_loaddquhi256_mask(reinterpret_cast<masked_memory const*>(p), masked_halves{}, mask));
+#else
+  if (n > 0) std::memcpy(&h, p, static_cast<std::size_t>(n) * sizeof *p);
+#endif
+  return widened(h);
+}
+
+/// Integers only, as in bf16(float): VCVTNEPS2BF16 would take a denormal number for 0.
+MOE_INLINE halves narrowed(floats f) {
+  words const u = __builtin_bit_cast(words, f);
+  words const nearest = u + (((u >> 16) & 1u) + 0x7fffu);
+  words const kept = f != f ? u | 0x400000u : nearest;
+  return __builtin_convertvector(kept >> 16, halves);
+}
+MOE_INLINE void to_bf16(floats f, bf16* p) {
+  halves const h = narrowed(f);
+  std::memcpy(static_cast<void*>(p), &h, sizeof h);
+}
+MOE_INLINE void to_bf16(floats f, bf16* p, index_t n) {
+  if (n >= float_lanes) return to_bf16(f, p);
+  halves const h = narrowed(f);
+#if defined(MOE_MASKED_HALVES)
+  auto const mask = static_cast<unsigned short>(first_lanes(n));
+  __builtin_ia32_storedquhi256_mask(reinterpret_cast<masked_memory*>(p), __builtin_bit_cast(masked_halves, h), mask);
+#else
+  if (n > 0) std::memcpy(static_cast<void*>(p), &h, static_cast<std::size_t>(n) * sizeof *p);
+#endif
+}
+}  // namespace detail
+
 /// A machine vector of `width` floats or doubles. Element-wise, so that a lane's result never depends on the other lanes.
 /// Sums across lanes have one fixed tree. `*` and `+` of two vectors are never written in one expression: madd says it.
 template <class T>
@@ -35,8 +120,8 @@ struct simd {
   static MOE_INLINE simd load(T const* p, index_t n) {
     if (n >= width) return load(p);
 #if defined(MOE_AVX512) && !defined(__CUDACC__)
-    if constexpr (std::same_as<T, float>) return {__builtin_ia32_loadups512_mask(p, zero().v, static_cast<unsigned short>(first_lanes(n)))};
-    else return {__builtin_ia32_loadupd512_mask(p, zero().v, static_cast<unsigned char>(first_lanes(n)))};
+    if constexpr (std::same_as<T, float>) return {__builtin_ia32_loadups512_mask(p, zero().v, static_cast<unsigned short>(detail::first_lanes(n)))};
+    else return {__builtin_ia32_loadupd512_mask(p, zero().v, static_cast<unsigned char>(detail::first_lanes(n)))};
 #else
     simd r = zero();
     if (n > 0) std::memcpy(&r.v, p, static_cast<std::size_t>(n) * sizeof(T));
@@ -46,40 +131,34 @@ struct simd {
   static MOE_INLINE simd load(bf16 const* p)
     requires std::same_as<T, float>
   {
-    simd r;
-    for (int i = 0; i < width; ++i) r.v[i] = static_cast<float>(p[i]);
-    return r;
+    return {detail::from_bf16(p)};
   }
   static MOE_INLINE simd load(bf16 const* p, index_t n)
     requires std::same_as<T, float>
   {
-    simd r = zero();
-    for (int i = 0; i < width && i < n; ++i) r.v[i] = static_cast<float>(p[i]);
-    return r;
+    return {detail::from_bf16(p, n)};
   }
   MOE_INLINE void store(T* p) const { std::memcpy(p, &v, sizeof v); }
   MOE_INLINE void store(T* p, index_t n) const {
     if (n >= width) return store(p);
 #if defined(MOE_AVX512) && !defined(__CUDACC__)  // a masked store; a memcpy of unknown length would also keep v in memory
-    if constexpr (std::same_as<T, float>) __builtin_ia32_storeups512_mask(p, v, static_cast<unsigned short>(first_lanes(n)));
-    else __builtin_ia32_storeupd512_mask(p, v, static_cast<unsigned char>(first_lanes(n)));
+    if constexpr (std::same_as<T, float>) __builtin_ia32_storeups512_mask(p, v, static_cast<unsigned short>(detail::first_lanes(n)));
+    else __builtin_ia32_storeupd512_mask(p, v, static_cast<unsigned char>(detail::first_lanes(n)));
 #else
     if (n > 0) std::memcpy(p, &v, static_cast<std::size_t>(n) * sizeof(T));
 #endif
   }
+  /// To the nearest, ties to even, a NaN stays one: the bits of bf16(float).
   MOE_INLINE void store(bf16* p) const
     requires std::same_as<T, float>
   {
-    for (int i = 0; i < width; ++i) p[i] = bf16(v[i]);
+    detail::to_bf16(v, p);
   }
   MOE_INLINE void store(bf16* p, index_t n) const
     requires std::same_as<T, float>
   {
-    for (int i = 0; i < width && i < n; ++i) p[i] = bf16(v[i]);
+    detail::to_bf16(v, p, n);
   }
-
-  /// A mask of the first n < width lanes; none for n < 0.
-  static MOE_INLINE unsigned first_lanes(index_t n) { return n > 0 ? (1u << n) - 1u : 0u; }
 
   MOE_INLINE T operator[](int i) const { return v[i]; }
   friend MOE_INLINE simd operator+(simd a, simd b) { return {a.v + b.v}; }
@@ -88,21 +167,6 @@ struct simd {
   friend MOE_INLINE simd operator/(simd a, simd b) { return {a.v / b.v}; }
   friend MOE_INLINE simd operator-(simd a) { return {-a.v}; }
 };
-
-#if defined(MOE_AVX512)
-namespace detail {  // a mask that selects every lane, in the integer type that the compiler's built-in takes
-#if defined(__clang__)
-inline constexpr unsigned short all_floats = 0xffff;
-#else
-inline constexpr short all_floats = -1;
-#endif
-#if defined(__clang__) || defined(__CUDACC__)
-inline constexpr unsigned char all_doubles = 0xff;
-#else
-inline constexpr signed char all_doubles = -1;
-#endif
-}  // namespace detail
-#endif
 
 /// Built-ins rather than <immintrin.h>, which costs every includer 0.8 s; g++ and clang spell these the same.
 template <class T>
@@ -119,6 +183,55 @@ MOE_INLINE simd<T> madd(simd<T> a, simd<T> b, simd<T> c) {
   return r;
 #endif
 }
+
+#if defined(MOE_AVX512_BF16)
+/// 16 pairs of bf16, one in each lane of 32 bits: the earlier of two neighbours in memory is the lower half.
+struct bf16_pairs {
+  typedef short native __attribute__((vector_size(64)));
+  static constexpr int width = 16;
+  native v;
+
+  explicit MOE_INLINE bf16_pairs(native x) : v(x) {}
+  /// Lanes that hold pairs as bits, as packed panels do.
+  MOE_INLINE bf16_pairs(simd<float> x) { std::memcpy(&v, &x.v, sizeof v); }
+  /// 32 neighbours.
+  static MOE_INLINE bf16_pairs load(bf16 const* p) {
+    native x;
+    std::memcpy(&x, p, sizeof x);
+    return bf16_pairs(x);
+  }
+  /// The first n elements (not pairs) from memory, the others 0; reads nothing beyond.
+  static MOE_INLINE bf16_pairs load(bf16 const* p, index_t n) {
+    if (n >= 2 * width) return load(p);
+    native x{};
+#if defined(__CUDACC__)
+    if (n > 0) std::memcpy(&x, p, static_cast<std::size_t>(n) * sizeof *p);
+#elif defined(__clang__)
+    x = __builtin_ia32_loaddquhi512_mask(reinterpret_cast<native const*>(p), x, detail::first_lanes(n));
+#else
+    x = __builtin_ia32_loaddquhi512_mask(reinterpret_cast<short const*>(p), x, detail::first_lanes(n));
+#endif
+    return bf16_pairs(x);
+  }
+  /// The two elements at p in every lane.
+  static MOE_INLINE bf16_pairs all(bf16 const* p) {
+    int pair;
+    std::memcpy(&pair, p, sizeof pair);
+    return bf16_pairs(__builtin_bit_cast(native, pair - detail::ints{}));
+  }
+};
+
+/// Lane i: c + a[2i] b[2i] + a[2i + 1] b[2i + 1], the odd product first, as the instruction adds them: each addition rounds once, to nearest whatever
+/// the rounding mode; denormal factors and denormal results count as 0. A chain of its own: not the bits of two madd. NaN stays.
+MOE_INLINE simd<float> madd_pairs(bf16_pairs a, bf16_pairs b, simd<float> c) {
+#if defined(__clang__)
+  typedef int operand __attribute__((vector_size(64)));
+  return {__builtin_ia32_dpbf16ps_512(c.v, __builtin_bit_cast(operand, a.v), __builtin_bit_cast(operand, b.v))};
+#else
+  return {__builtin_ia32_dpbf16ps_v16sf(c.v, a.v, b.v)};
+#endif
+}
+#endif
 
 /// The larger of each pair; NaN if either is NaN.
 template <class T>
@@ -215,7 +328,7 @@ MOE_INLINE simd<T> exp(simd<T> x) {
     return x;
   } else {
     using V = simd<float>;
-    typedef int ints __attribute__((vector_size(vector_bytes)));
+    using detail::ints;
     auto const high = x.v > 88.7228394f, low = x.v < -104.0f, nan = x.v != x.v;
     V const y = {(high | low | nan) ? V::zero().v : x.v};
     V const magic = V::all(12582912.0f);                                       // 1.5 * 2^23: adding it rounds to an integer

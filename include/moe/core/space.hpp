@@ -13,6 +13,9 @@ inline char const* instruction_set() { return MOE_STRINGIFY(MOE_ISA); }
 
 /// Whether this machine has what was compiled. Always true where the compiler cannot ask.
 inline bool machine_has_instruction_set() {
+#if defined(MOE_AVX512_BF16)
+  if (!__builtin_cpu_supports("avx512bf16")) return false;
+#endif
 #if defined(MOE_AVX512)
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");

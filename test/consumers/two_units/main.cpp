@@ -7,6 +7,8 @@ int main() {
   report const first = plain();
   std::vector<report> reports{first, native()};
 #if defined(HAS_AVX2)
+  reports.push_back(avx512());
+  if (std::strcmp(reports.back().instruction_set, "avx512") != 0) return std::puts("units were mixed up"), 1;
   reports.push_back(avx2());
   // Same names would mean that the linker kept one unit's functions for both.
   if (std::strcmp(first.instruction_set, "portable") != 0 || std::strcmp(reports.back().instruction_set, "avx2") != 0) return std::puts("units were mixed up"), 1;

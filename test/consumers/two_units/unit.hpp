@@ -10,3 +10,4 @@ struct report {
 report plain();
 report native();
 report avx2();
+report avx512();
