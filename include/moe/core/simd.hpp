@@ -319,6 +319,33 @@ MOE_INLINE T max(simd<T> a) {
   return detail::fold<simd<T>::width / 2>(a, [](simd<T> x, simd<T> y) { return max(x, y); });
 }
 
+namespace detail {
+/// x within [least, most]; a NaN stays. g++ 12 would compare and blend, which takes twice as long.
+MOE_INLINE floats clamped(floats x, floats least, floats most) {
+#if defined(MOE_AVX512) && defined(__clang__)
+  return __builtin_ia32_maxps512(least, __builtin_ia32_minps512(most, x, 4), 4);  // the second operand where one is a NaN
+#elif defined(MOE_AVX512) && !defined(__CUDACC__)
+  return __builtin_ia32_maxps512_mask(least, __builtin_ia32_minps512_mask(most, x, x, all_floats, 4), x, all_floats, 4);
+#else
+  floats const y = most < x ? most : x;
+  return least > y ? least : y;
+#endif
+}
+
+/// p 2^n, rounded once, where p 2^n is about e^x: p in [0.7, 1.42), n an integer in [-152, 128]. Infinity from x = 88.7228394 on; a NaN in x stays.
+MOE_INLINE floats times_power_of_2(floats p, floats n, [[maybe_unused]] floats x) {
+#if defined(MOE_AVX512)
+  return __builtin_ia32_scalefps512_mask(p, n, p, all_floats, 4);
+#else  // on the bits, since a product that is denormal takes three times as long
+  words const bits = __builtin_bit_cast(words, p) + (__builtin_bit_cast(words, __builtin_convertvector(n, ints)) << 23);
+  floats const units = __builtin_bit_cast(floats, bits + (149u << 23));               // of 2^-149, below 2^23 where the result is denormal
+  words const denormal = __builtin_bit_cast(words, units + 0x1p23f) - (150u << 23);   // the sum rounds to an integer
+  words const result = __builtin_bit_cast(ints, bits) < (1 << 23) ? denormal : bits;  // as a signed number also where the exponent fell below 0
+  return x < 88.7228394f ? __builtin_bit_cast(floats, result) : x + std::numeric_limits<float>::infinity();
+#endif
+}
+}  // namespace detail
+
 /// e^x. float: within 1.2 ulp by a degree-6 minimax polynomial (1 + r + ..., relative error 4e-9) on |r| <= ln2/2;
 /// 0 below -104, +inf above 88.73, NaN stays. double: the C library's, lane by lane.
 template <class T>
@@ -328,9 +355,7 @@ MOE_INLINE simd<T> exp(simd<T> x) {
     return x;
   } else {
     using V = simd<float>;
-    using detail::ints;
-    auto const high = x.v > 88.7228394f, low = x.v < -104.0f, nan = x.v != x.v;
-    V const y = {(high | low | nan) ? V::zero().v : x.v};
+    V const y = {detail::clamped(x.v, V::all(-105.0f).v, V::all(89.0f).v)};                   // beyond, e^x is rounded to what it is there
     V const magic = V::all(12582912.0f);                                       // 1.5 * 2^23: adding it rounds to an integer
     V const n = madd(y, V::all(1.44269504088896341f), magic) - magic;
     V r = madd(n, V::all(-0.693145751953125f), y);                             // ln 2 in two parts
@@ -342,16 +367,7 @@ MOE_INLINE simd<T> exp(simd<T> x) {
     p = madd(p, r, V::all(0.49999994f));
     p = madd(p, r, V::all(1.0f));
     p = madd(p, r, V::all(1.0f));
-    ints const whole = __builtin_convertvector(n.v, ints), half = whole >> 1, rest = whole - half;  // 2^n in two factors: n reaches -150
-    auto const power = [](ints k) {
-      ints const bits = (k + 127) << 23;
-      V f;
-      std::memcpy(&f.v, &bits, sizeof f.v);
-      return f;
-    };
-    V const e = (p * power(half)) * power(rest);
-    V const inf = V::all(std::numeric_limits<float>::infinity());
-    return {nan ? x.v : high ? inf.v : low ? V::zero().v : e.v};
+    return {detail::times_power_of_2(p.v, n.v, x.v)};
   }
 }
 
