@@ -18,6 +18,7 @@
 
 #include <moe/gemm/gemm.hpp>
 #include <moe/gemm/grouped_gemm.hpp>
+#include <moe/gemm/packed_weights.hpp>
 
 #include <moe/routing/balance.hpp>
 #include <moe/routing/dispatch.hpp>

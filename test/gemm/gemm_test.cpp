@@ -163,7 +163,7 @@ TEST_CASE_TEMPLATE("gemm: near a product in double; bf16 is rounded once", T, fl
 }
 
 TEST_CASE_TEMPLATE("gemm: products of small integers are exact", T, float, double, bf16) {
-  test::scratch memory(std::size_t{1} << 20);
+  test::scratch memory(std::size_t{4} << 20);
   for (index_t m : {0, 1, 11, 12, 13, 31, 32, 33, 95, 96, 97})
     for (index_t n : {1, 12, 31, 32, 33, 97}) {
       if (on_cuda && m % 32 > 1 && n != 97) continue;
@@ -238,7 +238,7 @@ TEST_CASE_TEMPLATE("gemm: a row alone and a column alone have the bits they have
 TEST_CASE("gemm: views with fixed extents, and outputs that are parts of larger matrices") {
   array<float> a(5, 8), b(16, 8), c(5, 40);
   a.normal(1), b.normal(2), c.fill(9.0f);
-  test::scratch memory(1 << 20);
+  test::scratch memory(1 << 22);
   auto scratch = memory.get();
   moe::tensor<float const, moe::dyn, 8> const fixed = a.mat();
   moe::tensor<float, moe::dyn, 16> const part = moe::columns_of(c.mat(), 10, 26);
@@ -258,7 +258,7 @@ TEST_CASE_TEMPLATE("gemm: reads nothing before the first and behind the last ele
           test::guarded<T> a(m * k, where), b(k * n, where), c(m * n, where);
           for (index_t i = 0; i < m * k; ++i) a[i] = T(static_cast<float>(i % 5 - 2));
           for (index_t i = 0; i < k * n; ++i) b[i] = T(static_cast<float>(i % 7 - 3));
-          test::scratch static memory(1 << (on_cuda ? 12 : 20));
+          test::scratch static memory(1 << (on_cuda ? 12 : 22));
           auto const run = [&]<gemm_config C>() {
             moe::arena scratch = memory.get();
             moe::gemm<C>(test::on(), C.transpose_a ? moe::mat(a.data(), k, m) : moe::mat(a.data(), m, k),
@@ -290,7 +290,7 @@ TEST_CASE_TEMPLATE("gemm: NaN and infinity reach exactly the outputs they belong
   array<T> a(1, 2), b(2, 1), c(1, 1);
   a(0, 0) = T(std::numeric_limits<float>::infinity()), a(0, 1) = T(1.0f);
   b(0, 0) = T(0.0f), b(1, 0) = T(1.0f);
-  test::scratch memory(1 << 20);
+  test::scratch memory(1 << 22);
   auto scratch = memory.get();
   moe::gemm(test::on(), a.mat(), b.mat(), c.mat(), scratch);
   CHECK(std::isnan(static_cast<double>(c(0, 0))));  // infinity times zero, also where a zero weight could be skipped
@@ -310,7 +310,7 @@ TEST_CASE_TEMPLATE("gemm: nothing to sum gives zeros, or leaves c as it is when 
 TEST_CASE("gemm: wrong arguments are named before anything is written") {
   array<float> a(3, 4), b(4, 5), c(3, 5);
   a.normal(1), b.normal(2), c.fill(2.0f);
-  test::scratch memory(1 << 20);
+  test::scratch memory(1 << 22);
   auto scratch = memory.get();
   auto const run = [&]<gemm_config C>(moe::matrix_view<float const> x, moe::matrix_view<float const> y, moe::matrix_view<float> z) {
     return error_of([&] { moe::gemm<C>(test::on(), x, y, z, scratch); });
@@ -372,7 +372,7 @@ TEST_CASE("gemm: the two products of its gradient agree with central differences
   index_t const m = 13, n = 9, k = 7;
   array<double> x(m, k), w(n, k), weight(m, n), d_x(m, k), d_w(n, k);
   x.normal(1), w.normal(2), weight.normal(3);
-  test::scratch memory(std::size_t{2} << 20);
+  test::scratch memory(std::size_t{4} << 20);
   auto const loss = [&] {  // sum of weight * (x w^T)^2
     array<double> y(m, n);
     auto scratch = memory.get();
@@ -419,7 +419,7 @@ TEST_CASE("gemm on tensor cores: splitting the sum at a multiple of 16 continues
   auto const check = []<gemm_config C, class TA, class TB, class TC>() {
     problem<C, bf16, bf16, float> const p({20, 24, 72});
     auto const whole = p.run();
-    test::scratch memory(std::size_t{1} << 20);
+    test::scratch memory(std::size_t{4} << 20);
     for (index_t split : {16, 32, 64}) {
       array<float> c = p.c;
       auto const a = p.a.mat(), b = p.b.mat();
@@ -437,8 +437,9 @@ TEST_CASE("gemm on tensor cores: splitting the sum at a multiple of 16 continues
   for_each_config<bf16, bf16, float, matrix_unit::mma>(check);
 }
 
-TEST_CASE("gemm on tensor cores: near a product in double; automatic means them where both factors are bf16") {
-  problem<gemm_config{.transpose_b = true, .unit = matrix_unit::mma}, bf16, bf16, float> const p({70, 47, 333});
+TEST_CASE("gemm of bf16 by tensor cores or in pairs: near a product in double; automatic means them where both factors are bf16") {
+  constexpr matrix_unit unit = on_cuda ? matrix_unit::mma : matrix_unit::dot;
+  problem<gemm_config{.transpose_b = true, .unit = unit}, bf16, bf16, float> const p({70, 47, 333});
   auto const c = p.run();
   for (index_t i = 0; i < 70; ++i)
     for (index_t j = 0; j < 47; ++j) {

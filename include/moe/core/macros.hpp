@@ -46,6 +46,13 @@
 #define MOE_INLINE inline
 #endif
 
+/// For the few that are too large to be copied into each caller.
+#if defined(__GNUC__)
+#define MOE_NOINLINE __attribute__((noinline))
+#else
+#define MOE_NOINLINE
+#endif
+
 /// Before a loop of constant length whose body should be repeated. nvcc's front end does not know the pragma, and warns.
 #if defined(__CUDACC__) || !defined(__GNUC__)
 #define MOE_UNROLL(n)

@@ -96,19 +96,22 @@ void grouped_gemm(cpu const& space, in<T, dyn, dyn> x, in<index_t, dyn> offsets,
   auto const [experts, rows, n, k] = detail::check_grouped_gemm<C>(x, offsets, w, y, gather);
   detail::check_offsets("grouped_gemm", offsets, experts, rows);
   detail::check_lines("grouped_gemm", "x", gather, offsets(experts), x.template extent<0>());
+  using step = detail::step_of<C.unit, T, T, T>;
   auto const product_of = [&, k = k](index_t e) {  // clang 14 captures no structured binding
     index_t const first = offsets(e);
-    detail::operand<T> const a = detail::lines_from<T>(x, first, false, gather);
-    detail::operand<T> const b{w.data() + e * w.template extent<1>() * w.row_stride(), w.row_stride(), C.transpose_w};
-    return detail::matrix_product<T, T, T>{a, b, y.row(first), y.row_stride(), offsets(e + 1) - first, k, e * k};
+    detail::plain_factor<step, T> const b{{w.data() + e * w.template extent<1>() * w.row_stride(), w.row_stride(), C.transpose_w}};
+    return detail::matrix_product<T, detail::plain_factor<step, T>, T>{detail::lines_from<T>(x, first, false, gather), b, y.row(first), y.row_stride(),
+                                                                       offsets(e + 1) - first, k};
   };
-  detail::multiply_all<T>(space, experts, experts * k, n, C.accumulate, product_of, scratch);
+  detail::multiply_all<step, T>("grouped_gemm", space, {experts, n, detail::panel_lanes(experts * k, n)}, C.accumulate, product_of,
+                                scratch);
 }
 
 /// Bytes of scratch for grouped_gemm with sums over k elements and n outputs.
 template <class T>
 std::size_t grouped_gemm_scratch_bytes(cpu const& space, index_t experts, index_t n, index_t k) {
-  return detail::product_scratch_bytes<T>(space, experts, detail::elements(experts, k), n);
+  using A = accumulator<T>;
+  return detail::product_scratch_bytes<A, T>(space, {experts, n, detail::panel_lanes(detail::elements(experts, k), n)});
 }
 
 /// One product per expert over ragged depth:  d_w[e][o, i] (+)= sum_r d_y[r, o] x[r, i]  for offsets[e] <= r < offsets[e + 1].
@@ -130,19 +133,81 @@ void grouped_gemm_weight_gradient(cpu const& space, tensor<T, YR, YC> const& d_y
   detail::check_offsets("grouped_gemm_weight_gradient", offsets, experts, rows);
   detail::check_lines("grouped_gemm_weight_gradient", "d_y", gather_d_y, offsets(experts), d_y.template extent<0>());
   detail::check_lines("grouped_gemm_weight_gradient", "x", gather_x, offsets(experts), x.template extent<0>());
+  using step = detail::step_of<C.unit, S, S, TW>;
   auto const product_of = [&, m = m](index_t e) {
     index_t const first = offsets(e), count = offsets(e + 1) - first;
-    detail::operand<S> const a = detail::lines_from<S>(d_y, first, true, gather_d_y), b = detail::lines_from<S>(x, first, false, gather_x);
     bool const nothing = count == 0 && C.accumulate;
-    return detail::matrix_product<S, S, TW>{a, b, d_w.data() + e * m * d_w.row_stride(), d_w.row_stride(), nothing ? 0 : m, count, first};
+    return detail::matrix_product<S, detail::plain_factor<step, S>, TW>{
+        detail::lines_from<S>(d_y, first, true, gather_d_y), {detail::lines_from<S>(x, first, false, gather_x)}, d_w.data() + e * m * d_w.row_stride(),
+        d_w.row_stride(), nothing ? 0 : m, count};
   };
-  detail::multiply_all<TW>(space, experts, rows, n, C.accumulate, product_of, scratch);
+  detail::multiply_all<step, TW>("grouped_gemm_weight_gradient", space, {experts, n, detail::panel_lanes(rows, n)}, C.accumulate,
+                                 product_of, scratch);
 }
 
 /// Bytes of scratch for grouped_gemm_weight_gradient over `rows` rows with `in` input columns.
 template <class TW>
 std::size_t grouped_gemm_weight_gradient_scratch_bytes(cpu const& space, index_t experts, index_t rows, index_t in_columns) {
-  return detail::product_scratch_bytes<TW>(space, experts, rows, in_columns);
+  using A = accumulator<TW>;
+  return detail::product_scratch_bytes<A, TW>(space, {experts, in_columns, detail::panel_lanes(rows, in_columns)});
+}
+
+/// grouped_gemm with weights that lie in panels: nothing of w is copied where transpose_w, and panels are turned on their way into the cache where not.
+/// The same bits as with plain weights and matrix_unit::automatic.
+///
+///   w        [experts, out, in]    in   panel_layout<T>, padding 0
+///   others   as grouped_gemm; y may be columns of a wider matrix
+///
+/// Throws  as grouped_gemm; out_of_memory if scratch holds less than packed_gemm_scratch_bytes.
+template <grouped_gemm_config C = grouped_gemm_config{}, class T, index_t YR, index_t YC>
+void grouped_gemm(cpu const& space, in<T, dyn, dyn> x, in<index_t, dyn> offsets, std::type_identity_t<packed_weights<T const>> w,
+                  tensor<T, YR, YC> const& y, arena& scratch, in<int, dyn> gather = {}) {
+  static_assert(C.unit == matrix_unit::automatic, "moe::grouped_gemm: packed weights are multiplied by the unit they are packed for, matrix_unit::automatic");
+  auto const [experts, rows, n, k] = detail::check_grouped_gemm<C>(x, offsets, w, y, gather);
+  detail::check_offsets("grouped_gemm", offsets, experts, rows);
+  detail::check_lines("grouped_gemm", "x", gather, offsets(experts), x.template extent<0>());
+  using step = detail::step_of<C.unit, T, T, T>;
+  using factor = detail::packed_factor<step, T, C.transpose_w>;
+  auto const product_of = [&, k = k](index_t e) {
+    index_t const first = offsets(e);
+    return detail::matrix_product<T, factor, T>{detail::lines_from<T>(x, first, false, gather), factor{w.matrix(e), w.padded_in()}, y.row(first),
+                                                y.row_stride(), offsets(e + 1) - first, k};
+  };
+  detail::multiply_all<step, T>("grouped_gemm", space, {experts, n, detail::turned_lanes<factor>(experts, rows, n, k)}, C.accumulate,
+                                product_of, scratch);
+}
+
+/// grouped_gemm_weight_gradient into panels: d_w of the layout that weights of type TW have.
+template <weight_gradient_config C = weight_gradient_config{}, class T, class TW, index_t YR, index_t YC>
+  requires(!std::same_as<TW, bf16>)
+void grouped_gemm_weight_gradient(cpu const& space, tensor<T, YR, YC> const& d_y, in<std::remove_const_t<T>, dyn, dyn> x, in<index_t, dyn> offsets,
+                                  packed_weights<TW> d_w, arena& scratch, in<int, dyn> gather_d_y = {}, in<int, dyn> gather_x = {}) {
+  using S = std::remove_const_t<T>;
+  auto const [experts, rows, n, m] = detail::check_weight_gradient<C>(d_y, x, offsets, d_w, gather_d_y, gather_x);
+  detail::check_offsets("grouped_gemm_weight_gradient", offsets, experts, rows);
+  detail::check_lines("grouped_gemm_weight_gradient", "d_y", gather_d_y, offsets(experts), d_y.template extent<0>());
+  detail::check_lines("grouped_gemm_weight_gradient", "x", gather_x, offsets(experts), x.template extent<0>());
+  using step = detail::step_of<C.unit, S, S, TW>;
+  auto const product_of = [&, m = m](index_t e) {  // rows of a panel are inputs, its columns outputs
+    index_t const first = offsets(e), count = offsets(e + 1) - first;
+    bool const nothing = count == 0 && C.accumulate;
+    return detail::matrix_product<S, detail::plain_factor<step, S>, TW>{
+        detail::lines_from<S>(x, first, true, gather_x), {detail::lines_from<S>(d_y, first, false, gather_d_y)}, d_w.matrix(e), panel_layout<TW>::columns,
+        nothing ? 0 : m, count, panel_layout<TW>::columns * d_w.padded_in()};
+  };
+  detail::multiply_all<step, TW>("grouped_gemm_weight_gradient", space, {experts, n, detail::panel_lanes(rows, n)}, C.accumulate, product_of, scratch);
+}
+
+/// Bytes of scratch for the products of `experts` packed weights [out, in] with `rows` rows in all: forward, input gradient and weight gradient.
+template <class T>
+std::size_t packed_gemm_scratch_bytes(cpu const& space, index_t experts, index_t rows, index_t out, index_t in_columns) {
+  using A = accumulator<T>;
+  using step = detail::step_of<matrix_unit::automatic, T, T, T>;
+  index_t const forward = detail::turned_lanes<detail::packed_factor<step, T, true>>(experts, rows, out, in_columns);
+  index_t const backward = detail::turned_lanes<detail::packed_factor<step, T, false>>(experts, rows, in_columns, out);
+  return std::max({detail::product_scratch_bytes<A, T>(space, {experts, out, forward}),
+                   detail::product_scratch_bytes<A, T>(space, {experts, in_columns, backward}),
+                   detail::product_scratch_bytes<A, A>(space, {experts, out, detail::panel_lanes(rows, out)})});
 }
 
 }  // namespace moe::inline MOE_ISA

@@ -5,6 +5,27 @@
 
 namespace moe::inline MOE_ISA::detail {
 
+/// What one step along k multiplies. A lane of a packed operand holds what one output needs of one step.
+///
+/// chain: one element of A per lane, one madd per step.
+template <class A>
+struct chain {
+  using lane = A;                      ///< of the sums, and of packed operands
+  static constexpr index_t depth = 1;  ///< elements along k per step
+  static MOE_INLINE simd<A> add(simd<A> a, simd<A> b, simd<A> sum) { return madd(a, b, sum); }
+};
+#if defined(MOE_AVX512_BF16)
+/// pairs: two neighbours along k per lane, as bf16; a step adds both products (VDPBF16PS: denormal factors and sums count as 0).
+struct pairs {
+  using lane = float;
+  static constexpr index_t depth = 2;
+  static MOE_INLINE simd<float> add(simd<float> a, simd<float> b, simd<float> sum) { return madd_pairs(a, b, sum); }
+};
+#endif
+
+/// Columns of a panel of the right factor, for every type and instruction set: so packed weights do not depend on either.
+inline constexpr index_t panel_columns = 32;
+
 /// Shape of the register block: `rows` x `vectors` accumulators stay in registers while k runs. Sized so that accumulators, one row of B and one
 /// broadcast of A fill the register file: 24 of 32 (AVX-512), 12 of 16 (AVX2), 8 of 16 (128-bit vectors).
 #if defined(MOE_AVX512)
@@ -15,60 +36,96 @@ inline constexpr int block_rows = 6, block_vectors = 2;
 inline constexpr int block_rows = 4, block_vectors = 2;
 #endif
 template <class A>
-inline constexpr int block_columns = block_vectors * simd<A>::width;
+inline constexpr int block_columns = block_vectors* simd<A>::width;
 
-/// c[i, j] = (from_c ? c[i, j] : 0) + sum_k a[k, i] b[k, j] for i < Rows, j < block_columns: each element one chain of madd in ascending k.
-///   a  [depth, Rows]            packed, contiguous
-///   b  [depth, block_columns]   packed, contiguous
-template <int Rows, class A>
-inline void multiply_full_block(index_t depth, A const* a, A const* b, A* c, index_t c_stride, bool from_c) {
-  using V = simd<A>;
+/// Memory that will be needed soon, while registers are busy: two cache lines per step along k, `step` bytes apart, and `jump` further after each
+/// chunk_steps of them. A hint: it may point anywhere.
+struct fetch_path {
+  char const* at;
+  index_t step, jump;
+  static fetch_path nothing(void const* near) { return {static_cast<char const*>(near), 0, 0}; }
+};
+/// Steps that a square of a packed weight, panel_columns by panel_columns, takes.
+template <class Step>
+inline constexpr index_t chunk_steps = panel_columns / Step::depth;
+
+/// The row below. One running pointer: the compiler would rather keep twelve addresses, in more registers than there are.
+template <class T>
+MOE_INLINE T* next_row(T* row, index_t stride) {
+  row += stride;
+  asm("" : "+r"(row));
+  return row;
+}
+
+/// c[i, j] = (from_c ? c[i, j] : 0) + sum over steps of a[., i] b[., j] for i < Rows, j < block_columns: each element one chain in ascending k.
+///   a  [steps, Rows]             packed, contiguous
+///   b  [steps, panel_columns]    packed; the block reads the first block_columns of each row
+template <class Step, int Rows, class TC>
+MOE_NOINLINE void multiply_full_block(index_t steps, typename Step::lane const* a, typename Step::lane const* b, TC* c, index_t c_stride, bool from_c,
+                                      fetch_path next) {
+  using V = simd<typename Step::lane>;
   V sum[Rows][block_vectors];  // in registers only if every index is a constant: all loops over it are unrolled, and no element's address is taken
   MOE_UNROLL(16)
-  for (int i = 0; i < Rows; ++i)
-    MOE_UNROLL(4)
-    for (int j = 0; j < block_vectors; ++j) sum[i][j] = V::zero();
+  for (int i = 0; i < Rows; ++i) MOE_UNROLL(4)
+  for (int j = 0; j < block_vectors; ++j) sum[i][j] = V::zero();
   if (from_c) {
-    MOE_UNROLL(16)
-    for (int i = 0; i < Rows; ++i)
-      MOE_UNROLL(4)
-      for (int j = 0; j < block_vectors; ++j) sum[i][j] = V::load(c + i * c_stride + j * V::width);
-  }
-  for (index_t k = 0; k < depth; ++k) {
-    V row[block_vectors];
-    MOE_UNROLL(4)
-    for (int j = 0; j < block_vectors; ++j) row[j] = V::load(b + j * V::width);
+    TC* row = c;
     MOE_UNROLL(16)
     for (int i = 0; i < Rows; ++i) {
-      V const x = V::all(a[i]);
       MOE_UNROLL(4)
-      for (int j = 0; j < block_vectors; ++j) sum[i][j] = madd(x, row[j], sum[i][j]);
+      for (int j = 0; j < block_vectors; ++j) sum[i][j] = V::load(row + j * V::width);
+      row = next_row(row, c_stride);
     }
-    a += Rows;
-    b += block_columns<A>;
+  }
+  for (index_t k = 0; k < steps; next.at += next.jump) {
+    for (index_t const end = std::min(steps, k + chunk_steps<Step>); k < end; ++k) {
+      V row[block_vectors];
+      MOE_UNROLL(4)
+      for (int j = 0; j < block_vectors; ++j) row[j] = V::load(b + j * V::width);
+      __builtin_prefetch(next.at, 0, 2);
+      __builtin_prefetch(next.at + 64, 0, 2);
+      MOE_UNROLL(16)
+      for (int i = 0; i < Rows; ++i) {
+        V const x = V::all(a[i]);
+        MOE_UNROLL(4)
+        for (int j = 0; j < block_vectors; ++j) sum[i][j] = Step::add(x, row[j], sum[i][j]);
+      }
+      a += Rows;
+      b += panel_columns;
+      next.at += next.step;
+    }
   }
   MOE_UNROLL(16)
-  for (int i = 0; i < Rows; ++i)
+  for (int i = 0; i < Rows; ++i) {
     MOE_UNROLL(4)
-    for (int j = 0; j < block_vectors; ++j) sum[i][j].store(c + i * c_stride + j * V::width);
+    for (int j = 0; j < block_vectors; ++j) sum[i][j].store(c + j * V::width);
+    c = next_row(c, c_stride);
+  }
 }
 /// multiply_full_block for the `columns` <= block_columns that c has; b is zero beyond them.
-template <int Rows, class A>
-inline void multiply_block(index_t depth, A const* a, A const* b, A* c, index_t c_stride, index_t columns, bool from_c) {
+template <class Step, int Rows, class TC>
+inline void multiply_block(index_t steps, typename Step::lane const* a, typename Step::lane const* b, TC* c, index_t c_stride, index_t columns,
+                           bool from_c, fetch_path next) {
+  using A = typename Step::lane;
   constexpr index_t width = block_columns<A>;
-  if (columns == width) return multiply_full_block<Rows>(depth, a, b, c, c_stride, from_c);
+  if (columns == width) return multiply_full_block<Step, Rows>(steps, a, b, c, c_stride, from_c, next);
   alignas(vector_bytes) A edge[Rows * width] = {};
-  for (int i = 0; i < Rows && from_c; ++i) std::copy_n(c + i * c_stride, columns, edge + i * width);
-  multiply_full_block<Rows>(depth, a, b, edge, width, from_c);
-  for (int i = 0; i < Rows; ++i) std::copy_n(edge + i * width, columns, c + i * c_stride);
+  for (int i = 0; i < Rows && from_c; ++i)
+    for (index_t j = 0; j < columns; ++j) edge[i * width + j] = static_cast<A>(c[i * c_stride + j]);
+  multiply_full_block<Step, Rows>(steps, a, b, edge, width, from_c, next);
+  for (int i = 0; i < Rows; ++i)
+    for (index_t j = 0; j < columns; ++j) c[i * c_stride + j] = TC(edge[i * width + j]);
 }
 
-/// multiply_block for a number of rows known at run time, 1 <= rows <= block_rows.
-template <class A, int Rows = block_rows>
-inline void multiply_rows(index_t rows, index_t depth, A const* a, A const* b, A* c, index_t c_stride, index_t columns, bool from_c) {
+/// All `columns` <= panel_columns of a panel, for a number of rows known at run time, 1 <= rows <= block_rows.
+template <class Step, int Rows = block_rows, class TC>
+inline void multiply_rows(index_t rows, index_t steps, typename Step::lane const* a, typename Step::lane const* b, TC* c, index_t c_stride,
+                          index_t columns, bool from_c, fetch_path next) {
   if constexpr (Rows >= 1) {
-    if (rows == Rows) multiply_block<Rows>(depth, a, b, c, c_stride, columns, from_c);
-    else multiply_rows<A, Rows - 1>(rows, depth, a, b, c, c_stride, columns, from_c);
+    constexpr index_t width = block_columns<typename Step::lane>;
+    if (rows != Rows) return multiply_rows<Step, Rows - 1>(rows, steps, a, b, c, c_stride, columns, from_c, next);
+    for (index_t j = 0; j < columns; j += width)
+      multiply_block<Step, Rows>(steps, a, b + j, c + j, c_stride, std::min(width, columns - j), from_c, next);
   }
 }
 

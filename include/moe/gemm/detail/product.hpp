@@ -1,111 +1,192 @@
 #pragma once
 #include <moe/core/buffer.hpp>
 #include <moe/core/parallel.hpp>
-#include <moe/gemm/detail/pack.hpp>
+#include <moe/gemm/detail/panels.hpp>
 
 namespace moe::inline MOE_ISA::detail {
 
-/// One product c[m, n] (+)= a[m, k] b[k, n] out of several that share n.
-template <class TA, class TB, class TC>
+constexpr index_t divide_up(index_t n, index_t by) { return n / by + (n % by != 0); }
+
+/// One product c[m, n] (+)= a[m, k] b[k, n] out of several that share n. Element (i, j) of c is c[i * c_stride + j / 32 * c_panel + j % 32].
+template <class TA, class B, class TC>
 struct matrix_product {
   operand<TA> a;
-  operand<TB> b;
+  B b;
   TC* c;
   index_t c_stride, m, k;
-  index_t k_begin;  ///< sum of k over the products before this one
+  index_t c_panel = panel_columns;
 };
 
-inline constexpr index_t tile_rows = 8 * block_rows;  ///< rows of c per work item at most
-inline constexpr index_t tile_columns = 512;          ///< columns of c per work item
-inline constexpr index_t tile_depth = 256;            ///< k per pass: a panel of b (32 KiB) stays in L1, the packed rows of a in L2
+inline constexpr index_t tile_rows = 8 * block_rows;  ///< rows of c per work item at most: packed, they stay in L2
+inline constexpr index_t smallest_tile_rows = 2 * block_rows;
+inline constexpr index_t tile_columns = 512;  ///< columns of c per work item at most
+inline constexpr index_t tile_steps = 512;    ///< steps along k per pass
 
-constexpr index_t divide_up(index_t n, index_t by) { return n / by + (n % by != 0); }
+/// What several products have in common, and how their work is cut.
+struct product_extents {
+  index_t products, n;
+  index_t packed_lanes;  ///< of scratch for panels that several tiles share
+};
 
 /// The memory of multiply_all, which is also its size: take it from a measuring arena.
 template <class A, bool Staged>
 struct product_scratch {
-  A *b = nullptr, *a = nullptr, *c = nullptr;
-  index_t* first_tile = nullptr;
-  product_scratch(arena& from, int threads, index_t products, index_t total_k, index_t n) {
-    b = from.take<A>(elements(total_k, chunks(n, block_columns<A>), block_columns<A>));
-    a = from.take<A>(elements(threads, tile_rows, tile_depth));
-    if constexpr (Staged) c = from.take<A>(elements(threads, tile_rows, tile_columns));
-    first_tile = from.take<index_t>(elements(products) + 1);
+  A *shared, *own, *rows, *stage = nullptr;
+  index_t *first_tile, *place;
+  product_scratch(arena& from, int threads, product_extents const& e) {
+    shared = from.take<A>(e.packed_lanes);
+    own = from.take<A>(elements(threads, tile_steps, panel_columns));
+    rows = from.take<A>(elements(threads, tile_rows, tile_steps));
+    if constexpr (Staged) stage = from.take<A>(elements(threads, tile_rows, tile_columns));
+    first_tile = from.take<index_t>(elements(e.products) + 1);
+    place = from.take<index_t>(elements(e.products) + 1);
   }
 };
-
-/// One work item: rows [i0, i1), columns [j0, j1) of a product. For a c that is not of the accumulator's type, sums are staged in `stage`, so that
-/// they are rounded once.
-template <class A, class P, class TC>
-inline void multiply_tile(P const& p, A const* packed_b, A* packed_a, A* stage, index_t i0, index_t i1, index_t j0, index_t j1, bool accumulate) {
-  constexpr index_t width = block_columns<A>;
-  constexpr bool staged = !std::is_same_v<A, TC>;
-  A* c;
-  index_t c_stride;
-  if constexpr (staged) {
-    c = stage, c_stride = tile_columns;
-    for (index_t i = i0; accumulate && i < i1; ++i)
-      for (index_t j = j0; j < j1; ++j) c[(i - i0) * c_stride + j - j0] = static_cast<A>(p.c[i * p.c_stride + j]);
-  } else {
-    c = p.c + i0 * p.c_stride + j0, c_stride = p.c_stride;
-  }
-  for (index_t k0 = 0; k0 < std::max<index_t>(p.k, 1); k0 += tile_depth) {
-    index_t const depth = std::min(p.k - k0, tile_depth);
-    for (index_t i = i0; i < i1; i += block_rows)
-      pack_rows(packed_a + (i - i0) * depth, p.a, i, std::min<index_t>(block_rows, i1 - i), k0, depth);
-    for (index_t j = j0; j < j1; j += width)
-      for (index_t i = i0; i < i1; i += block_rows)
-        multiply_rows<A>(std::min<index_t>(block_rows, i1 - i), depth, packed_a + (i - i0) * depth, packed_b + j * p.k + k0 * width,
-                         c + (i - i0) * c_stride + j - j0, c_stride, std::min(width, j1 - j), accumulate || k0 > 0);
-  }
-  if constexpr (staged)
-    for (index_t i = i0; i < i1; ++i)
-      for (index_t j = j0; j < j1; ++j) p.c[i * p.c_stride + j] = TC(c[(i - i0) * c_stride + j - j0]);
-}
-
-template <class TC>
-std::size_t product_scratch_bytes(cpu const& space, index_t products, index_t total_k, index_t n) {
+template <class A, class TC>
+std::size_t product_scratch_bytes(cpu const& space, product_extents const& e) {
   arena measure;
-  product_scratch<accumulator<TC>, !std::is_same_v<accumulator<TC>, TC>>(measure, thread_count(space), products, total_k, n);
+  product_scratch<A, !std::is_same_v<A, TC>>(measure, thread_count(space), e);
   return measure.peak();
 }
 
-/// All products: product_of(g) for g < products. Panels of b are packed once, by all threads; then the tiles of all products are dealt to the threads
-/// as they become free, so that one expert with everything is shared like many. No output depends on who computes it.
-template <class TC, class ProductOf>
-void multiply_all(cpu const& space, index_t products, index_t total_k, index_t n, bool accumulate, ProductOf const& product_of, arena& scratch) {
-  using A = accumulator<TC>;
-  constexpr index_t width = block_columns<A>;
-  if (products == 0 || n == 0) return;
-  check_scratch("gemm", scratch, product_scratch_bytes<TC>(space, products, total_k, n));
-  arena::scope const scope(scratch);
-  product_scratch<A, !std::is_same_v<A, TC>> const s(scratch, thread_count(space), products, total_k, n);
+/// Lanes that panels of [k, n] take, k summed over the products. Steps that are deeper than one need less.
+inline index_t panel_lanes(index_t total_k, index_t n) { return elements(total_k, chunks(n, panel_columns), panel_columns); }
+/// The same where `rows` rows in all meet these panels: they are shared only if there are more than a tile has.
+inline index_t shared_lanes(index_t rows, index_t total_k, index_t n) { return rows > smallest_tile_rows ? panel_lanes(total_k, n) : 0; }
+/// The same for packed weights: only experts with more rows than a tile share panels, and `rows` rows are enough for so many of them.
+template <class Factor>
+index_t turned_lanes(index_t experts, index_t rows, index_t n, index_t k) {
+  return copies_panels<Factor> ? panel_lanes(elements(std::min(experts, rows / smallest_tile_rows), k), n) : 0;
+}
 
-  index_t const panels = divide_up(n, width), column_tiles = divide_up(n, tile_columns);
-  index_t depth = 0, rows = tile_rows;
-  auto const deal = [&] {
-    s.first_tile[0] = 0;
-    for (index_t g = 0; g < products; ++g) {
-      auto const p = product_of(g);
-      s.first_tile[g + 1] = s.first_tile[g] + divide_up(p.m, rows) * column_tiles;
-      depth = std::max(depth, p.k);
+/// Rows [i0, i1), columns [j0, j1) of a product: one work item.
+struct tile {
+  index_t i0, i1, j0, j1;
+};
+
+/// Block i of the rows of a tile: as equal as can be, so that no block is much smaller than the registers hold.
+struct row_blocks {
+  index_t rows, count;
+  explicit row_blocks(index_t n) : rows(n), count(divide_up(n, block_rows)) {}
+  index_t begin(index_t i) const { return rows * i / count; }
+};
+
+/// Where sums are short, reading and writing c is what takes long: the rows below, over and over.
+template <class TC>
+fetch_path block_below(TC* c, index_t c_stride, index_t chunk) {
+  index_t const bytes = c_stride * static_cast<index_t>(sizeof(TC));
+  return {reinterpret_cast<char const*>(c), bytes, -chunk * bytes};
+}
+
+/// One pass over k of a tile: rows of a are packed, then each panel meets all of them.
+///   c  element (i, j) of the tile at c[i * c_stride + j / 32 * c_panel + j % 32]
+///   shared  panels of the whole product, or null: then a panel is found ready, or packed into `own`
+template <class Step, class P, class TC>
+inline void multiply_pass(P const& p, tile const& t, index_t k0, index_t depth, typename Step::lane const* shared, typename Step::lane* own,
+                          typename Step::lane* rows, TC* c, index_t c_stride, index_t c_panel, bool from_c) {
+  using A = typename Step::lane;
+  index_t const steps = divide_up(depth, Step::depth), all_steps = divide_up(p.k, Step::depth);
+  row_blocks const blocks(t.i1 - t.i0);
+  for (index_t i = 0; i < blocks.count; ++i)
+    pack_rows<Step>(rows + blocks.begin(i) * steps, p.a, t.i0 + blocks.begin(i), blocks.begin(i + 1) - blocks.begin(i), k0, depth);
+  for (index_t j = t.j0; j < t.j1; j += panel_columns) {
+    index_t const columns = std::min(panel_columns, t.j1 - j);
+    A const* const ready = shared != nullptr ? shared + j * all_steps + k0 / Step::depth * panel_columns : p.b.ready(j, k0);
+    A const* const b = ready != nullptr ? ready : own;
+    if (ready == nullptr) p.b.pack(own, j, columns, k0, depth);
+    for (index_t i = 0; i < blocks.count; ++i) {
+      TC* const to = c + blocks.begin(i) * c_stride + (j - t.j0) / panel_columns * c_panel;
+      index_t const count = blocks.begin(i + 1) - blocks.begin(i);
+      fetch_path next = fetch_path::nothing(b);
+      if (steps < 4 * chunk_steps<Step>) next = block_below(to + count * c_stride, c_stride, chunk_steps<Step>);
+      else if (i == 0 && b == ready) next = {reinterpret_cast<char const*>(b) + (blocks.rows > 1 ? 8192 : 2048), 2 * alignment, 0};
+      else if (i == 0 && j + panel_columns < t.j1) next = p.b.path(j + panel_columns, k0);
+      multiply_rows<Step>(count, steps, rows + blocks.begin(i) * steps, b, to, c_stride, columns, from_c, next);
     }
-    return s.first_tile[products];
+  }
+}
+
+/// One work item. Where c is not of the type that sums have and k takes several passes, sums are staged, so that they are rounded once.
+template <class Step, class P, class TC>
+inline void multiply_tile(P const& p, TC* c_of_product, tile const& t, typename Step::lane const* shared, typename Step::lane* own,
+                          typename Step::lane* rows, typename Step::lane* stage, bool accumulate) {
+  using A = typename Step::lane;
+  constexpr index_t depth = tile_steps * Step::depth;
+  TC* const c = c_of_product + t.i0 * p.c_stride + t.j0 / panel_columns * p.c_panel;
+  auto const pass = [&](index_t k0, auto* to, index_t stride, index_t panel, bool from_c) {
+    multiply_pass<Step>(p, t, k0, std::min(p.k - k0, depth), shared, own, rows, to, stride, panel, from_c);
   };
-  for (int const threads = thread_count(space); deal() < 2 * threads && threads > 1 && rows > 2 * block_rows;) rows /= 2;  // so that all end together
-  parallel_for(space, products * panels, static_cast<double>(total_k * width / products), [&](index_t item) {
-    auto const p = product_of(item / panels);
-    index_t const j = item % panels * width;
-    if (p.m > 0) pack_columns(s.b + p.k_begin * panels * width + j * p.k, p.b, j, std::min(width, n - j), p.k);
-  });
-  double const work = 2.0 * static_cast<double>(rows * std::min(n, tile_columns)) * static_cast<double>(depth);
-  parallel_for(space, s.first_tile[products], work, [&](index_t tile) {
-    index_t const g = std::upper_bound(s.first_tile, s.first_tile + products + 1, tile) - s.first_tile - 1;
+  if (std::is_same_v<A, TC> || p.k <= depth) {
+    for (index_t k0 = 0; k0 < std::max<index_t>(p.k, 1); k0 += depth) pass(k0, c, p.c_stride, p.c_panel, accumulate || k0 > 0);
+    return;
+  }
+  index_t const columns = t.j1 - t.j0;
+  auto const c_at = [&](index_t i, index_t j) -> TC& { return c[i * p.c_stride + j / panel_columns * p.c_panel + j % panel_columns]; };
+  for (index_t i = 0; accumulate && i < t.i1 - t.i0; ++i)
+    for (index_t j = 0; j < columns; ++j) stage[i * tile_columns + j] = static_cast<A>(c_at(i, j));
+  for (index_t k0 = 0; k0 < p.k; k0 += depth) pass(k0, stage, tile_columns, panel_columns, accumulate || k0 > 0);
+  for (index_t i = 0; i < t.i1 - t.i0; ++i)
+    for (index_t j = 0; j < columns; ++j) c_at(i, j) = TC(stage[i * tile_columns + j]);
+}
+
+/// How the products are cut into tiles: large ones, but enough for all threads to end together.
+struct tile_shape {
+  index_t rows = tile_rows, columns = tile_columns;
+  template <class ProductOf>
+  tile_shape(int threads, index_t products, index_t n, ProductOf const& product_of) {
+    auto const tiles = [&] {
+      index_t count = 0;
+      for (index_t g = 0; g < products; ++g) count += divide_up(product_of(g).m, rows) * divide_up(n, columns);
+      return count;
+    };
+    for (index_t const enough = 8 * threads; threads > 1 && tiles() < enough;) {
+      if (columns > 2 * panel_columns && columns > rows / 2) columns /= 2;
+      else if (rows > smallest_tile_rows) rows /= 2;
+      else break;
+    }
+  }
+};
+
+/// All products: product_of(g) for g < products. Where several row tiles need the same panels they are packed once, by all threads; then the tiles of
+/// all products are dealt to the threads as they become free, so that one expert with everything is shared like many. No output depends on who
+/// computes it.
+template <class Step, class TC, class ProductOf>
+void multiply_all(char const* op, cpu const& space, product_extents const& e, bool accumulate, ProductOf const& product_of, arena& scratch) {
+  using A = typename Step::lane;
+  if (e.products == 0 || e.n == 0) return;
+  check_scratch(op, scratch, product_scratch_bytes<A, TC>(space, e));
+  arena::scope const scope(scratch);
+  product_scratch<A, !std::is_same_v<A, TC>> const s(scratch, thread_count(space), e);
+  tile_shape const shape(thread_count(space), e.products, e.n, product_of);
+  index_t const panels = divide_up(e.n, panel_columns), column_tiles = divide_up(e.n, shape.columns);
+
+  double flops = 0, lanes = 0;
+  s.first_tile[0] = 0;
+  for (index_t g = 0, end = 0; g < e.products; ++g) {
     auto const p = product_of(g);
-    index_t const i = (tile - s.first_tile[g]) / column_tiles * rows, j = (tile - s.first_tile[g]) % column_tiles * tile_columns;
-    A* const stage = s.c == nullptr ? nullptr : s.c + thread_index() * tile_rows * tile_columns;
-    multiply_tile<A, decltype(p), TC>(p, s.b + p.k_begin * panels * width, s.a + thread_index() * tile_rows * tile_depth, stage, i,
-                                      std::min(p.m, i + rows), j, std::min(n, j + tile_columns), accumulate);
+    s.first_tile[g + 1] = s.first_tile[g] + divide_up(p.m, shape.rows) * column_tiles;
+    flops += 2.0 * static_cast<double>(p.m * e.n) * static_cast<double>(p.k);
+    index_t const size = divide_up(p.k, Step::depth) * panels * panel_columns;
+    bool const shared = p.m > shape.rows && p.b.worth_sharing(p.k) && end + size <= e.packed_lanes;
+    s.place[g] = shared ? end : -1;
+    if (shared) end += size, lanes += static_cast<double>(size);
+  }
+  if (lanes > 0)
+    parallel_for(space, e.products * panels, lanes / static_cast<double>(e.products * panels), [&](index_t item) {
+      index_t const g = item / panels, j = item % panels * panel_columns;
+      if (s.place[g] < 0) return;
+      auto const p = product_of(g);
+      p.b.pack(s.shared + s.place[g] + j * divide_up(p.k, Step::depth), j, std::min(panel_columns, e.n - j), 0, p.k);
+    });
+  index_t const tiles = s.first_tile[e.products];
+  parallel_for(space, tiles, flops / static_cast<double>(std::max<index_t>(tiles, 1)), [&](index_t item) {
+    index_t const g = std::upper_bound(s.first_tile, s.first_tile + e.products + 1, item) - s.first_tile - 1;
+    auto const p = product_of(g);
+    index_t const within = item - s.first_tile[g], row_tiles = divide_up(p.m, shape.rows), me = thread_index();
+    index_t const i = within % row_tiles * shape.rows, j = within / row_tiles * shape.columns;  // neighbours share their panels
+    multiply_tile<Step>(p, p.c, tile{i, std::min(p.m, i + shape.rows), j, std::min(e.n, j + shape.columns)},
+                        s.place[g] < 0 ? nullptr : s.shared + s.place[g], s.own + me * tile_steps * panel_columns,
+                        s.rows + me * tile_rows * tile_steps, s.stage == nullptr ? nullptr : s.stage + me * tile_rows * tile_columns, accumulate);
   });
 }
 
