@@ -121,7 +121,7 @@ void gemm(cpu const& space, MA const& a, packed_weights<TB> w, tensor<TC, M, N> 
   using step = detail::step_of<C.unit, TA, T, TC>;
   using factor = detail::packed_factor<step, T, C.transpose_b>;
   auto const [m, n, k] = detail::check_gemm<C>(a, detail::one_weight("gemm", w), c);
-  detail::matrix_product<TA, factor, TC> const p{detail::operand_of<false>(a), factor{w.data(), w.padded_in()}, c.data(), c.row_stride(), m, k};
+  detail::matrix_product<TA, factor, TC> const p{detail::operand_of<false>(a), factor{w.data(), w.panel_size()}, c.data(), c.row_stride(), m, k};
   detail::multiply_all<step, TC>("gemm", space, {1, n, detail::turned_lanes<factor>(1, m, n, k)}, C.accumulate, [&](index_t) { return p; }, scratch);
 }
 
@@ -136,7 +136,7 @@ void gemm(cpu const& space, MA const& a, MB const& b, packed_weights<TC> g, aren
   auto const [out, in_columns, rows] = detail::check_gemm<C>(a, b, detail::one_weight("gemm", g));
   index_t const panel = panel_layout<TC>::columns;
   detail::matrix_product<TB, detail::plain_factor<step, TA>, TC> const p{  // rows of a panel are inputs, its columns outputs
-      detail::operand_of<true>(b), {detail::operand_of<false>(a)}, g.data(), panel, in_columns, rows, panel * g.padded_in()};
+      detail::operand_of<true>(b), {detail::operand_of<false>(a)}, g.data(), panel, in_columns, rows, g.panel_size()};
   detail::multiply_all<step, TC>("gemm", space, {1, out, detail::panel_lanes(rows, out)}, C.accumulate, [&](index_t) { return p; }, scratch);
 }
 

@@ -170,7 +170,7 @@ void grouped_gemm(cpu const& space, in<T, dyn, dyn> x, in<index_t, dyn> offsets,
   using factor = detail::packed_factor<step, T, C.transpose_w>;
   auto const product_of = [&, k = k](index_t e) {
     index_t const first = offsets(e);
-    return detail::matrix_product<T, factor, T>{detail::lines_from<T>(x, first, false, gather), factor{w.matrix(e), w.padded_in()}, y.row(first),
+    return detail::matrix_product<T, factor, T>{detail::lines_from<T>(x, first, false, gather), factor{w.matrix(e), w.panel_size()}, y.row(first),
                                                 y.row_stride(), offsets(e + 1) - first, k};
   };
   detail::multiply_all<step, T>("grouped_gemm", space, {experts, n, detail::turned_lanes<factor>(experts, rows, n, k)}, C.accumulate,
@@ -193,7 +193,7 @@ void grouped_gemm_weight_gradient(cpu const& space, tensor<T, YR, YC> const& d_y
     bool const nothing = count == 0 && C.accumulate;
     return detail::matrix_product<S, detail::plain_factor<step, S>, TW>{
         detail::lines_from<S>(x, first, true, gather_x), {detail::lines_from<S>(d_y, first, false, gather_d_y)}, d_w.matrix(e), panel_layout<TW>::columns,
-        nothing ? 0 : m, count, panel_layout<TW>::columns * d_w.padded_in()};
+        nothing ? 0 : m, count, d_w.panel_size()};
   };
   detail::multiply_all<step, TW>("grouped_gemm_weight_gradient", space, {experts, n, detail::panel_lanes(rows, n)}, C.accumulate, product_of, scratch);
 }

@@ -22,7 +22,7 @@ struct panel_layout {
   }
 };
 
-/// View of `count` weights [out, in] in panel_layout<T>, one behind the other. Not owning; copied freely.
+/// View of `count` weights [out, in] in panel_layout<T>, one behind the other, or of a part of their outputs or inputs. Not owning; copied freely.
 template <class T>
 class packed_weights {
  public:
@@ -30,11 +30,31 @@ class packed_weights {
   using layout = panel_layout<std::remove_const_t<T>>;
   packed_weights() = default;
   /// Throws  bad_argument for a negative size, or no memory where there are elements.
-  packed_weights(T* data, index_t count, index_t out, index_t in) : data_(data), count_(count), out_(out), in_(in) {
+  packed_weights(T* data, index_t count, index_t out, index_t in)
+      : data_(data), count_(count), out_(out), in_(in), padded_in_(layout::padded_in(in)), matrix_size_(layout::size(out, in)) {
     detail::elements(count, out, in);
     expects(data != nullptr || count * out * in == 0, errc::bad_argument, "packed_weights: no memory for ", count, " weights [", out, ", ", in, "]");
   }
-  operator packed_weights<T const>() const requires(!std::is_const_v<T>) { return {data_, count_, out_, in_}; }
+  operator packed_weights<T const>() const
+    requires(!std::is_const_v<T>)
+  {
+    packed_weights<T const> w;
+    w.data_ = data_, w.count_ = count_, w.out_ = out_, w.in_ = in_, w.padded_in_ = padded_in_, w.matrix_size_ = matrix_size_;
+    return w;
+  }
+  /// Outputs [begin, end) of each weight, or inputs; begin is a multiple of 32.
+  packed_weights outputs(index_t begin, index_t end) const {
+    check_part("outputs", begin, end, out_);
+    packed_weights part = *this;
+    part.data_ = data_ == nullptr ? data_ : data_ + begin * padded_in_, part.out_ = end - begin;
+    return part;
+  }
+  packed_weights inputs(index_t begin, index_t end) const {
+    check_part("inputs", begin, end, in_);
+    packed_weights part = *this;
+    part.data_ = data_ == nullptr ? data_ : data_ + begin * layout::columns, part.in_ = end - begin;
+    return part;
+  }
 
   T* data() const { return data_; }
   index_t count() const { return count_; }
@@ -45,14 +65,20 @@ class packed_weights {
   index_t extent() const {
     return D == 0 ? count_ : D == 1 ? out_ : in_;
   }
-  index_t padded_in() const { return layout::padded_in(in_); }
-  index_t matrix_size() const { return layout::size(out_, in_); }
-  T* matrix(index_t e) const { return data_ + e * matrix_size(); }
-  T& operator()(index_t e, index_t o, index_t i) const { return matrix(e)[layout::offset(out_, in_, o, i)]; }
+  index_t panel_size() const { return padded_in_ * layout::columns; }  ///< elements from one panel to the next
+  index_t matrix_size() const { return matrix_size_; }                  ///< elements from one weight to the next
+  T* matrix(index_t e) const { return data_ + e * matrix_size_; }
+  T& operator()(index_t e, index_t o, index_t i) const { return matrix(e)[layout::offset(out_, padded_in_, o, i)]; }
 
  private:
+  template <class>
+  friend class packed_weights;
+  static void check_part(char const* what, index_t begin, index_t end, index_t n) {
+    expects(begin >= 0 && begin % layout::columns == 0 && begin <= end && end <= n, errc::bad_argument, "packed_weights: ", what, " [", begin, ", ", end,
+            ") of ", n, ", the first must be a multiple of ", layout::columns);
+  }
   T* data_ = nullptr;
-  index_t count_ = 0, out_ = 0, in_ = 0;
+  index_t count_ = 0, out_ = 0, in_ = 0, padded_in_ = 0, matrix_size_ = 0;
 };
 
 /// Bytes that `count` weights [out, in] take in panels.
@@ -84,8 +110,8 @@ void pack_weights(cpu const& space, tensor<S, dyn, dyn, dyn> const& plain, packe
   if (in == 0) return;
   parallel_for(space, packed.count() * panels, 2.0 * 32 * static_cast<double>(in), [&](index_t item) {
     index_t const e = item / panels, first = item % panels * panel_layout<T>::columns;
-    T* const to = packed.matrix(e) + first * packed.padded_in();
-    std::fill_n(to, panel_layout<T>::columns * packed.padded_in(), T(0.0f));
+    T* const to = packed.matrix(e) + item % panels * packed.panel_size();
+    std::fill_n(to, packed.panel_size(), T(0.0f));
     for (index_t o = first; o < std::min(out, first + panel_layout<T>::columns); ++o)
       for (index_t i = 0; i < in; ++i) to[panel_layout<T>::offset(out, in, o - first, i)] = static_cast<T>(plain(e, o, i));
   });

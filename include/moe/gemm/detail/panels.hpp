@@ -32,13 +32,13 @@ inline constexpr bool panels_are_lanes<pairs, bf16> = true;
 template <class Step, class T>
 struct panel_factor {
   T const* data;
-  index_t padded_in;
+  index_t panel_size;
   bool worth_sharing(index_t) const { return !panels_are_lanes<Step, T>; }
   fetch_path path(index_t column, index_t k0) const {
-    return {reinterpret_cast<char const*>(data + column * padded_in + k0 * panel_columns), 2 * alignment, 0};
+    return {reinterpret_cast<char const*>(data + column / panel_columns * panel_size + k0 * panel_columns), 2 * alignment, 0};
   }
   typename Step::lane const* ready(index_t column, index_t k) const {
-    if constexpr (panels_are_lanes<Step, T>) return reinterpret_cast<typename Step::lane const*>(data + column * padded_in + k * panel_columns);
+    if constexpr (panels_are_lanes<Step, T>) return reinterpret_cast<typename Step::lane const*>(data + column / panel_columns * panel_size + k * panel_columns);
     else return nullptr;
   }
   /// bf16 pairs for a chain: the even and the odd elements become floats.
@@ -46,7 +46,7 @@ struct panel_factor {
     if constexpr (!panels_are_lanes<Step, T>) {
       using V = simd<float>;
       typedef std::uint32_t bits __attribute__((vector_size(vector_bytes)));
-      float const* const from = reinterpret_cast<float const*>(data + column * padded_in + k0 * panel_columns);
+      float const* const from = reinterpret_cast<float const*>(data + column / panel_columns * panel_size + k0 * panel_columns);
       for (index_t k = 0; k < depth; k += 2)
         for (index_t j = 0; j < panel_columns; j += V::width) {
           bits const x = __builtin_bit_cast(bits, V::load(from + k / 2 * panel_columns + j).v);
@@ -61,20 +61,20 @@ struct panel_factor {
 template <class Step, class T>
 struct turned_factor {
   T const* data;
-  index_t padded_in;
+  index_t panel_size;
   bool worth_sharing(index_t) const { return true; }
   /// Squares of 32 by 32, far from each other: no machine guesses where the next one is.
   fetch_path path(index_t column, index_t k0) const {
     constexpr index_t square = chunk_steps<Step> * 2 * static_cast<index_t>(alignment);
-    return {reinterpret_cast<char const*>(data + k0 * padded_in + column * panel_columns), 2 * alignment,
-            padded_in * panel_columns * static_cast<index_t>(sizeof(T)) - square};
+    return {reinterpret_cast<char const*>(data + k0 / panel_columns * panel_size + column * panel_columns), 2 * alignment,
+            panel_size * static_cast<index_t>(sizeof(T)) - square};
   }
   typename Step::lane const* ready(index_t /*column*/, index_t /*k*/) const { return nullptr; }
   /// k0 is a multiple of panel_columns.
   void pack(typename Step::lane* to, index_t column, index_t count, index_t k0, index_t depth) const {
     for (index_t k = 0; k < depth; k += panel_columns) {
       index_t const outputs = std::min(panel_columns, depth - k);
-      turn(to + k / Step::depth * panel_columns, data + (k0 + k) * padded_in + column * panel_columns, count, outputs);
+      turn(to + k / Step::depth * panel_columns, data + (k0 + k) / panel_columns * panel_size + column * panel_columns, count, outputs);
     }
   }
 
