@@ -137,7 +137,7 @@ void gemm(cpu const& space, MA const& a, MB const& b, packed_weights<TC> g, aren
   index_t const panel = panel_layout<TC>::columns;
   detail::matrix_product<TB, detail::plain_factor<step, TA>, TC> const p{  // rows of a panel are inputs, its columns outputs
       detail::operand_of<true>(b), {detail::operand_of<false>(a)}, g.data(), panel, in_columns, rows, g.panel_size()};
-  detail::multiply_all<step, TC>("gemm", space, {1, out, detail::panel_lanes(rows, out)}, C.accumulate, [&](index_t) { return p; }, scratch);
+  detail::multiply_all<step, TC>("gemm", space, {1, out, detail::panel_lanes(rows, out), detail::gradient_rows}, C.accumulate, [&](index_t) { return p; }, scratch);
 }
 
 /// Bytes of scratch gemm needs for outputs stored as TC.

@@ -141,7 +141,7 @@ void grouped_gemm_weight_gradient(cpu const& space, tensor<T, YR, YC> const& d_y
         detail::lines_from<S>(d_y, first, true, gather_d_y), {detail::lines_from<S>(x, first, false, gather_x)}, d_w.data() + e * m * d_w.row_stride(),
         d_w.row_stride(), nothing ? 0 : m, count};
   };
-  detail::multiply_all<step, TW>("grouped_gemm_weight_gradient", space, {experts, n, detail::panel_lanes(rows, n)}, C.accumulate,
+  detail::multiply_all<step, TW>("grouped_gemm_weight_gradient", space, {experts, n, detail::panel_lanes(rows, n), detail::gradient_rows}, C.accumulate,
                                  product_of, scratch);
 }
 
@@ -149,7 +149,7 @@ void grouped_gemm_weight_gradient(cpu const& space, tensor<T, YR, YC> const& d_y
 template <class TW>
 std::size_t grouped_gemm_weight_gradient_scratch_bytes(cpu const& space, index_t experts, index_t rows, index_t in_columns) {
   using A = accumulator<TW>;
-  return detail::product_scratch_bytes<A, TW>(space, {experts, in_columns, detail::panel_lanes(rows, in_columns)});
+  return detail::product_scratch_bytes<A, TW>(space, {experts, in_columns, detail::panel_lanes(rows, in_columns), detail::gradient_rows});
 }
 
 /// grouped_gemm with weights that lie in panels: nothing of w is copied where transpose_w, and panels are turned on their way into the cache where not.
@@ -195,7 +195,7 @@ void grouped_gemm_weight_gradient(cpu const& space, tensor<T, YR, YC> const& d_y
         detail::lines_from<S>(x, first, true, gather_x), {detail::lines_from<S>(d_y, first, false, gather_d_y)}, d_w.matrix(e), panel_layout<TW>::columns,
         nothing ? 0 : m, count, d_w.panel_size()};
   };
-  detail::multiply_all<step, TW>("grouped_gemm_weight_gradient", space, {experts, n, detail::panel_lanes(rows, n)}, C.accumulate, product_of, scratch);
+  detail::multiply_all<step, TW>("grouped_gemm_weight_gradient", space, {experts, n, detail::panel_lanes(rows, n), detail::gradient_rows}, C.accumulate, product_of, scratch);
 }
 
 /// Bytes of scratch for the products of `experts` packed weights [out, in] with `rows` rows in all: forward, input gradient and weight gradient.
@@ -207,7 +207,7 @@ std::size_t packed_gemm_scratch_bytes(cpu const& space, index_t experts, index_t
   index_t const backward = detail::turned_lanes<detail::packed_factor<step, T, false>>(experts, rows, in_columns, out);
   return std::max({detail::product_scratch_bytes<A, T>(space, {experts, out, forward}),
                    detail::product_scratch_bytes<A, T>(space, {experts, in_columns, backward}),
-                   detail::product_scratch_bytes<A, A>(space, {experts, out, detail::panel_lanes(rows, out)})});
+                   detail::product_scratch_bytes<A, A>(space, {experts, out, detail::panel_lanes(rows, out), detail::gradient_rows})});
 }
 
 }  // namespace moe::inline MOE_ISA

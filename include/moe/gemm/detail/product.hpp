@@ -17,7 +17,8 @@ struct matrix_product {
   index_t c_panel = panel_columns;
 };
 
-inline constexpr index_t tile_rows = 8 * block_rows;  ///< rows of c per work item at most: packed, they stay in L2
+inline constexpr index_t tile_rows = 8 * block_rows;     ///< rows of c per work item at most: packed, they stay in L2
+inline constexpr index_t gradient_rows = 2 * tile_rows;  ///< the same for the gradient of a weight: k is short, panels are packed for each tile
 inline constexpr index_t smallest_tile_rows = 2 * block_rows;
 inline constexpr index_t tile_columns = 512;  ///< columns of c per work item at most
 inline constexpr index_t tile_steps = 512;    ///< steps along k per pass
@@ -25,7 +26,8 @@ inline constexpr index_t tile_steps = 512;    ///< steps along k per pass
 /// What several products have in common, and how their work is cut.
 struct product_extents {
   index_t products, n;
-  index_t packed_lanes;  ///< of scratch for panels that several tiles share
+  index_t packed_lanes;      ///< of scratch for panels that several tiles share
+  index_t rows = tile_rows;  ///< of a tile at most
 };
 
 /// The memory of multiply_all, which is also its size: take it from a measuring arena.
@@ -36,8 +38,8 @@ struct product_scratch {
   product_scratch(arena& from, int threads, product_extents const& e) {
     shared = from.take<A>(e.packed_lanes);
     own = from.take<A>(elements(threads, tile_steps, panel_columns));
-    rows = from.take<A>(elements(threads, tile_rows, tile_steps));
-    if constexpr (Staged) stage = from.take<A>(elements(threads, tile_rows, tile_columns));
+    rows = from.take<A>(elements(threads, e.rows, tile_steps));
+    if constexpr (Staged) stage = from.take<A>(elements(threads, e.rows, tile_columns));
     first_tile = from.take<index_t>(elements(e.products) + 1);
     place = from.take<index_t>(elements(e.products) + 1);
   }
@@ -131,12 +133,12 @@ inline void multiply_tile(P const& p, TC* c_of_product, tile const& t, typename 
 
 /// How the products are cut into tiles: large ones, but enough for all threads to end together.
 struct tile_shape {
-  index_t rows = tile_rows, columns = tile_columns;
+  index_t rows, columns = tile_columns;
   template <class ProductOf>
-  tile_shape(int threads, index_t products, index_t n, ProductOf const& product_of) {
+  tile_shape(int threads, product_extents const& e, ProductOf const& product_of) : rows(e.rows) {
     auto const tiles = [&] {
       index_t count = 0;
-      for (index_t g = 0; g < products; ++g) count += divide_up(product_of(g).m, rows) * divide_up(n, columns);
+      for (index_t g = 0; g < e.products; ++g) count += divide_up(product_of(g).m, rows) * divide_up(e.n, columns);
       return count;
     };
     for (index_t const enough = 8 * threads; threads > 1 && tiles() < enough;) {
@@ -157,7 +159,7 @@ void multiply_all(char const* op, cpu const& space, product_extents const& e, bo
   check_scratch(op, scratch, product_scratch_bytes<A, TC>(space, e));
   arena::scope const scope(scratch);
   product_scratch<A, !std::is_same_v<A, TC>> const s(scratch, thread_count(space), e);
-  tile_shape const shape(thread_count(space), e.products, e.n, product_of);
+  tile_shape const shape(thread_count(space), e, product_of);
   index_t const panels = divide_up(e.n, panel_columns), column_tiles = divide_up(e.n, shape.columns);
 
   double flops = 0, lanes = 0;
@@ -185,8 +187,8 @@ void multiply_all(char const* op, cpu const& space, product_extents const& e, bo
     index_t const within = item - s.first_tile[g], row_tiles = divide_up(p.m, shape.rows), me = thread_index();
     index_t const i = within % row_tiles * shape.rows, j = within / row_tiles * shape.columns;  // neighbours share their panels
     multiply_tile<Step>(p, p.c, tile{i, std::min(p.m, i + shape.rows), j, std::min(e.n, j + shape.columns)},
-                        s.place[g] < 0 ? nullptr : s.shared + s.place[g], s.own + me * tile_steps * panel_columns,
-                        s.rows + me * tile_rows * tile_steps, s.stage == nullptr ? nullptr : s.stage + me * tile_rows * tile_columns, accumulate);
+                        s.place[g] < 0 ? nullptr : s.shared + s.place[g], s.own + me * tile_steps * panel_columns, s.rows + me * e.rows * tile_steps,
+                        s.stage == nullptr ? nullptr : s.stage + me * e.rows * tile_columns, accumulate);
   });
 }
 
