@@ -82,7 +82,7 @@ inline std::string step_name(index_t step) {
   std::string digits = std::to_string(step);
   return "step_" + std::string(digits.size() < 8 ? 8 - digits.size() : 0, '0') + digits;
 }
-inline index_t step_of(std::string const& name) {
+inline index_t step_in_name(std::string const& name) {
   index_t step = -1;
   if (name.compare(0, 5, "step_") != 0) return -1;
   auto const [end, code] = std::from_chars(name.data() + 5, name.data() + name.size(), step);
@@ -100,9 +100,9 @@ inline std::vector<std::string> checkpoint_files(std::string const& directory) {
     fail_io("open directory", directory, errno);
   }
   while (auto const* entry = ::readdir(d))
-    if (step_of(entry->d_name) >= 0) names.emplace_back(entry->d_name);
+    if (step_in_name(entry->d_name) >= 0) names.emplace_back(entry->d_name);
   ::closedir(d);
-  auto const before = [](std::string const& a, std::string const& b) { return step_of(a) != step_of(b) ? step_of(a) < step_of(b) : a < b; };
+  auto const before = [](std::string const& a, std::string const& b) { return step_in_name(a) != step_in_name(b) ? step_in_name(a) < step_in_name(b) : a < b; };
   std::make_heap(names.begin(), names.end(), before);
   std::sort_heap(names.begin(), names.end(), before);
   return names;
@@ -126,7 +126,7 @@ inline checkpoint open_checkpoint(std::string const& directory, std::string cons
   std::string const path = directory + "/" + manifest_name;
   checkpoint c;
   c.manifest = parse_manifest(read_file(path, std::size_t{1} << 24, calls), "\"" + path + "\"");
-  if (c.manifest.step != step_of(manifest_name) || step_of(c.manifest.tensor_file) != c.manifest.step ||
+  if (c.manifest.step != step_in_name(manifest_name) || step_in_name(c.manifest.tensor_file) != c.manifest.step ||
       c.manifest.tensor_file.find('/') != std::string::npos)
     throw error(errc::bad_file, "\"" + path + "\": it speaks of another step or file");
   c.path = directory + "/" + c.manifest.tensor_file;
@@ -169,21 +169,21 @@ inline void remove_old_checkpoints(std::string const& directory, checkpoint_mani
     if (!ends_with(names[i], ".json")) continue;
     std::string const path = directory + "/" + names[i];
     bool const kept = keep-- > 0;
-    if (step_of(names[i]) == saved.step) continue;
+    if (step_in_name(names[i]) == saved.step) continue;
     if (!kept) {
-      if (calls.unlink(path.c_str()) != 0) untouched.push_back(step_of(names[i]));
+      if (calls.unlink(path.c_str()) != 0) untouched.push_back(step_in_name(names[i]));
       continue;
     }
     try {
       needed.push_back(parse_manifest(read_file(path, std::size_t{1} << 24, calls), path).tensor_file);
     } catch (error const&) {
-      untouched.push_back(step_of(names[i]));
+      untouched.push_back(step_in_name(names[i]));
     }
   }
   for (auto const& name : names) {
     if (!ends_with(name, ".safetensors") && name.find(".tmp-") == std::string::npos) continue;
     if (std::find(needed.begin(), needed.end(), name) == needed.end() &&
-        std::find(untouched.begin(), untouched.end(), step_of(name)) == untouched.end())
+        std::find(untouched.begin(), untouched.end(), step_in_name(name)) == untouched.end())
       calls.unlink((directory + "/" + name).c_str());
   }
 }
