@@ -1,11 +1,10 @@
+#include <bench/limits.hpp>
 #include <bench/support.hpp>
 
 #include <cmath>
 #include <cstring>
 #include <map>
 #include <string>
-
-#include <moe/core/simd.hpp>
 
 namespace bench {
 namespace {
@@ -24,32 +23,10 @@ double shortest(int runs, F const& f) {
   return best;
 }
 
-/// Chains of madd: more of them than a core has in flight at a time.
-constexpr int chains = 12;
-float multiply_and_add(int repetitions) {
-  using V = moe::simd<float>;
-  V sum[chains];
-  for (int i = 0; i < chains; ++i) sum[i] = V::all(static_cast<float>(i));
-  V const a = V::all(0.9999f), b = V::all(1e-4f);
-  for (int r = 0; r < repetitions; ++r) {
-    MOE_UNROLL(12)
-    for (int i = 0; i < chains; ++i) sum[i] = madd(sum[i], a, b);
-  }
-  V total = V::zero();
-  for (int i = 0; i < chains; ++i) total = total + sum[i];
-  return moe::sum(total);
-}
-
 double measure_peak() {
-  int const repetitions = 20000, items = 8 * moe::thread_count(space());
-  double const seconds = shortest(8, [&] {
-    moe::parallel_for(space(), items, 1e6, [&](index_t) {
-      int n = repetitions;
-      benchmark::DoNotOptimize(n);  // unknown, so that no two items are one
-      benchmark::DoNotOptimize(multiply_and_add(n));
-    });
-  });
-  return 2.0 * moe::simd<float>::width * chains * repetitions * items / seconds;
+  double best = 0;
+  for (int run = 0; run < 8; ++run) best = std::max(best, madd_flops(moe::thread_count(space())));
+  return best;
 }
 
 /// A copy of `half` bytes, again and again until a million bytes at least are moved per run.
