@@ -66,11 +66,12 @@ struct tile {
   index_t i0, i1, j0, j1;
 };
 
-/// Block i of the rows of a tile: as equal as can be, so that no block is much smaller than the registers hold.
-struct row_blocks {
-  index_t rows, count;
-  explicit row_blocks(index_t n) : rows(n), count(divide_up(n, block_rows)) {}
-  index_t begin(index_t i) const { return rows * i / count; }
+/// n things in as few parts of at most `largest` as there can be, all of nearly the same size; each but the last a multiple of `unit`.
+struct even_parts {
+  index_t n, unit, count;
+  even_parts(index_t things, index_t unit_, index_t largest) : n(things), unit(unit_), count(divide_up(things, largest)) {}
+  index_t begin(index_t i) const { return std::min(n, divide_up(n, unit) * i / count * unit); }
+  index_t size(index_t i) const { return begin(i + 1) - begin(i); }
 };
 
 /// Where sums are short, reading and writing c is what takes long: the rows below, over and over.
@@ -88,9 +89,8 @@ inline void multiply_pass(P const& p, tile const& t, index_t k0, index_t depth, 
                           typename Step::lane* rows, TC* c, index_t c_stride, index_t c_panel, bool from_c) {
   using A = typename Step::lane;
   index_t const steps = divide_up(depth, Step::depth), all_steps = divide_up(p.k, Step::depth);
-  row_blocks const blocks(t.i1 - t.i0);
-  for (index_t i = 0; i < blocks.count; ++i)
-    pack_rows<Step>(rows + blocks.begin(i) * steps, p.a, t.i0 + blocks.begin(i), blocks.begin(i + 1) - blocks.begin(i), k0, depth);
+  even_parts const blocks(t.i1 - t.i0, 1, block_rows);
+  for (index_t i = 0; i < blocks.count; ++i) pack_rows<Step>(rows + blocks.begin(i) * steps, p.a, t.i0 + blocks.begin(i), blocks.size(i), k0, depth);
   for (index_t j = t.j0; j < t.j1; j += panel_columns) {
     index_t const columns = std::min(panel_columns, t.j1 - j);
     A const* const ready = shared != nullptr ? shared + j * all_steps + k0 / Step::depth * panel_columns : p.b.ready(j, k0);
@@ -98,10 +98,10 @@ inline void multiply_pass(P const& p, tile const& t, index_t k0, index_t depth, 
     if (ready == nullptr) p.b.pack(own, j, columns, k0, depth);
     for (index_t i = 0; i < blocks.count; ++i) {
       TC* const to = c + blocks.begin(i) * c_stride + (j - t.j0) / panel_columns * c_panel;
-      index_t const count = blocks.begin(i + 1) - blocks.begin(i);
+      index_t const count = blocks.size(i);
       fetch_path next = fetch_path::nothing(b);
       if (steps < 4 * chunk_steps<Step>) next = block_below(to + count * c_stride, c_stride, chunk_steps<Step>);
-      else if (i == 0 && b == ready) next = {reinterpret_cast<char const*>(b) + (blocks.rows > 1 ? 8192 : 2048), 2 * alignment, 0};
+      else if (i == 0 && b == ready) next = {reinterpret_cast<char const*>(b) + (blocks.n > 1 ? 8192 : 2048), 2 * alignment, 0};
       else if (i == 0 && j + panel_columns < t.j1) next = p.b.path(j + panel_columns, k0);
       multiply_rows<Step>(count, steps, rows + blocks.begin(i) * steps, b, to, c_stride, columns, from_c, next);
     }
@@ -149,9 +149,55 @@ struct tile_shape {
   }
 };
 
-/// All products: product_of(g) for g < products. Where several row tiles need the same panels they are packed once, by all threads; then the tiles of
-/// all products are dealt to the threads as they become free, so that one expert with everything is shared like many. No output depends on who
-/// computes it.
+/// Where the tiles of each product begin, and its shared panels in scratch (-1: none).
+template <class Step, class ProductOf>
+struct product_plan {
+  product_extents const& e;
+  tile_shape shape;
+  ProductOf const& product_of;
+  index_t *first_tile, *place;
+  double flops = 0, shared_lanes = 0;
+
+  product_plan(int threads, product_extents const& extents, ProductOf const& f, index_t* tiles, index_t* places)
+      : e(extents), shape(threads, extents, f), product_of(f), first_tile(tiles), place(places) {
+    first_tile[0] = 0;
+    for (index_t g = 0, end = 0; g < e.products; ++g) {
+      auto const p = product_of(g);
+      first_tile[g + 1] = first_tile[g] + row_parts(p.m).count * column_parts().count;
+      flops += 2.0 * static_cast<double>(p.m * e.n) * static_cast<double>(p.k);
+      index_t const size = divide_up(p.k, Step::depth) * divide_up(e.n, panel_columns) * panel_columns;
+      bool const shared = p.m > shape.rows && p.b.worth_sharing(p.k) && end + size <= e.packed_lanes;
+      place[g] = shared ? end : -1;
+      if (shared) end += size, shared_lanes += static_cast<double>(size);
+    }
+  }
+  even_parts row_parts(index_t m) const { return {m, block_rows, shape.rows}; }
+  even_parts column_parts() const { return {e.n, panel_columns, shape.columns}; }
+  index_t tiles() const { return first_tile[e.products]; }
+  index_t product_with(index_t item) const { return std::upper_bound(first_tile, first_tile + e.products + 1, item) - first_tile - 1; }
+  /// Neighbours share their panels: rows first.
+  tile tile_at(index_t within, index_t m) const {
+    even_parts const rows = row_parts(m), columns = column_parts();
+    index_t const i = within % rows.count, j = within / rows.count;
+    return {rows.begin(i), rows.begin(i + 1), columns.begin(j), columns.begin(j + 1)};
+  }
+};
+
+/// Panels that several row tiles need, packed once by all threads.
+template <class Step, class ProductOf>
+void pack_shared(cpu const& space, product_plan<Step, ProductOf> const& plan, typename Step::lane* to) {
+  index_t const panels = divide_up(plan.e.n, panel_columns), items = plan.e.products * panels;
+  if (plan.shared_lanes == 0) return;
+  parallel_for(space, items, plan.shared_lanes / static_cast<double>(items), [&](index_t item) {
+    index_t const g = item / panels, j = item % panels * panel_columns;
+    if (plan.place[g] < 0) return;
+    auto const p = plan.product_of(g);
+    p.b.pack(to + plan.place[g] + j * divide_up(p.k, Step::depth), j, std::min(panel_columns, plan.e.n - j), 0, p.k);
+  });
+}
+
+/// All products: product_of(g) for g < products. The tiles of all products are dealt to the threads as they become free, so that one expert with
+/// everything is shared like many. No output depends on who computes it.
 template <class Step, class TC, class ProductOf>
 void multiply_all(char const* op, cpu const& space, product_extents const& e, bool accumulate, ProductOf const& product_of, arena& scratch) {
   using A = typename Step::lane;
@@ -159,35 +205,13 @@ void multiply_all(char const* op, cpu const& space, product_extents const& e, bo
   check_scratch(op, scratch, product_scratch_bytes<A, TC>(space, e));
   arena::scope const scope(scratch);
   product_scratch<A, !std::is_same_v<A, TC>> const s(scratch, thread_count(space), e);
-  tile_shape const shape(thread_count(space), e, product_of);
-  index_t const panels = divide_up(e.n, panel_columns), column_tiles = divide_up(e.n, shape.columns);
-
-  double flops = 0, lanes = 0;
-  s.first_tile[0] = 0;
-  for (index_t g = 0, end = 0; g < e.products; ++g) {
+  product_plan<Step, ProductOf> const plan(thread_count(space), e, product_of, s.first_tile, s.place);
+  pack_shared(space, plan, s.shared);
+  parallel_for(space, plan.tiles(), plan.flops / static_cast<double>(std::max<index_t>(plan.tiles(), 1)), [&](index_t item) {
+    index_t const g = plan.product_with(item), me = thread_index();
     auto const p = product_of(g);
-    s.first_tile[g + 1] = s.first_tile[g] + divide_up(p.m, shape.rows) * column_tiles;
-    flops += 2.0 * static_cast<double>(p.m * e.n) * static_cast<double>(p.k);
-    index_t const size = divide_up(p.k, Step::depth) * panels * panel_columns;
-    bool const shared = p.m > shape.rows && p.b.worth_sharing(p.k) && end + size <= e.packed_lanes;
-    s.place[g] = shared ? end : -1;
-    if (shared) end += size, lanes += static_cast<double>(size);
-  }
-  if (lanes > 0)
-    parallel_for(space, e.products * panels, lanes / static_cast<double>(e.products * panels), [&](index_t item) {
-      index_t const g = item / panels, j = item % panels * panel_columns;
-      if (s.place[g] < 0) return;
-      auto const p = product_of(g);
-      p.b.pack(s.shared + s.place[g] + j * divide_up(p.k, Step::depth), j, std::min(panel_columns, e.n - j), 0, p.k);
-    });
-  index_t const tiles = s.first_tile[e.products];
-  parallel_for(space, tiles, flops / static_cast<double>(std::max<index_t>(tiles, 1)), [&](index_t item) {
-    index_t const g = std::upper_bound(s.first_tile, s.first_tile + e.products + 1, item) - s.first_tile - 1;
-    auto const p = product_of(g);
-    index_t const within = item - s.first_tile[g], row_tiles = divide_up(p.m, shape.rows), me = thread_index();
-    index_t const i = within % row_tiles * shape.rows, j = within / row_tiles * shape.columns;  // neighbours share their panels
-    multiply_tile<Step>(p, p.c, tile{i, std::min(p.m, i + shape.rows), j, std::min(e.n, j + shape.columns)},
-                        s.place[g] < 0 ? nullptr : s.shared + s.place[g], s.own + me * tile_steps * panel_columns, s.rows + me * e.rows * tile_steps,
+    multiply_tile<Step>(p, p.c, plan.tile_at(item - s.first_tile[g], p.m), s.place[g] < 0 ? nullptr : s.shared + s.place[g],
+                        s.own + me * tile_steps * panel_columns, s.rows + me * e.rows * tile_steps,
                         s.stage == nullptr ? nullptr : s.stage + me * e.rows * tile_columns, accumulate);
   });
 }
