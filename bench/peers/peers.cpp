@@ -47,15 +47,15 @@ options read(int count, char** argument) {
 }
 
 char const* name_of(pass p) { return p == pass::forward ? "forward" : p == pass::input_gradient ? "input gradient" : "weight gradient"; }
-json json_of(spread const& s) { return json().add("median", s.median).add("low", s.low).add("high", s.high); }
 json json_of(shape const& s) {
-  return json()
-      .add("tokens", double(s.tokens))
-      .add("k", double(s.k))
-      .add("in", double(s.in))
-      .add("out", double(s.out))
-      .add("experts", double(s.experts))
-      .add("rows", s.zipf ? "zipf" : "balanced");
+  auto const n = [](index_t i) { return static_cast<double>(i); };
+  return json().set("tokens", n(s.tokens), "k", n(s.k), "in", n(s.in), "out", n(s.out), "experts", n(s.experts), "rows",
+                    s.zipf ? "zipf" : "balanced");
+}
+/// A comparison as members of j: seconds per call of both, and [median, quartile, quartile] of their ratio.
+json& add(json& j, comparison const& c, double peak) {
+  return j.set("ours", c.a.median, "other", c.b.median, "ratio", std::initializer_list<double>{c.ratio.median, c.ratio.low, c.ratio.high}, "probe",
+               c.probe, "peak", peak, "pairs", c.pairs, "retaken", c.retaken, "low", c.low);
 }
 std::string text_of(shape const& s) {
   char text[96];
@@ -127,17 +127,9 @@ json session::report(std::string const& name, problem<T> const& p, comparison co
                 flops / c.b.median * 1e-9, flops / c.a.median * 1e-9, 100 * flops / c.a.median / peak<T>(c.probe), peak<T>(c.probe) * 1e-9,
                 c.ratio.median, c.ratio.low, c.ratio.high, c.pairs, c.retaken, c.low ? ", LOW PROBE" : "");
   std::fflush(stdout);
-  return json()
-      .add("name", name)
-      .add("seconds", json_of(c.b))
-      .add("ours", json_of(c.a))
-      .add("ratio", json_of(c.ratio))
-      .add("error", error)
-      .add("probe", c.probe)
-      .add("peak", peak<T>(c.probe))
-      .add("pairs", c.pairs)
-      .add("retaken", c.retaken)
-      .add("low", c.low);
+  json j;
+  j.set("name", name.c_str(), "error", error);
+  return add(j, c, peak<T>(c.probe));
 }
 
 template <class T>
@@ -166,15 +158,10 @@ void session::against_peers(char const* group, shape const& s, std::vector<pass>
         contenders.push_back(report(name, p, compare(options_.how, our_call, call), peers_error));
       }
     }
-    records_.push_back(json()
-                           .add("group", group)
-                           .add("pass", name_of(which))
-                           .add("type", type_of<T>())
-                           .add("shape", json_of(s))
-                           .add("flops", p.flops())
-                           .add("bytes", p.operand_bytes(which))
-                           .add("error", error)
-                           .add("peers", contenders));
+    json j;
+    j.set("group", group, "pass", name_of(which), "type", type_of<T>(), "shape", json_of(s), "flops", p.flops(), "bytes", p.operand_bytes(which),
+          "error", error);
+    records_.push_back(j.add("peers", contenders));
   }
 }
 
@@ -185,56 +172,40 @@ void session::against_itself(char const* group, shape const& a, shape const& b) 
   bool const scaling = std::string_view(group) == "scaling";
   problem<T> const first(a), second(b);
   ours<T> mine(first, options_.how.threads), other(second, scaling ? 1 : options_.how.threads);
-  comparison const c = compare(options_.how, mine.prepare(pass::forward), other.prepare(pass::forward));
+  auto const our_call = mine.prepare(pass::forward), other_call = other.prepare(pass::forward);
+  our_call(), other_call();
+  double error = 0;
+  if (!check("moe", first, pass::forward, mine.result(pass::forward), error) ||
+      !check("moe", second, pass::forward, other.result(pass::forward), error))
+    return;
+  comparison const c = compare(options_.how, our_call, other_call);
   double const rates = first.flops() / second.flops() * c.ratio.median;
   std::printf("%s %s %s: %.1f GFLOP/s; %s: %.1f; rates %.2f, time %.3f of it\n", type_of<T>(), group, text_of(a).c_str(),
               first.flops() / c.a.median * 1e-9, scaling ? "one thread" : text_of(b).c_str(), second.flops() / c.b.median * 1e-9, rates,
               1 / c.ratio.median);
   std::fflush(stdout);
-  records_.push_back(json()
-                         .add("group", group)
-                         .add("pass", "forward")
-                         .add("type", type_of<T>())
-                         .add("shape", json_of(a))
-                         .add("flops", first.flops())
-                         .add("bytes", first.operand_bytes(pass::forward))
-                         .add("other_shape", json_of(b))
-                         .add("other_flops", second.flops())
-                         .add("ours", json_of(c.a))
-                         .add("other", json_of(c.b))
-                         .add("ratio", json_of(c.ratio))
-                         .add("probe", c.probe)
-                         .add("peak", peak<T>(c.probe))
-                         .add("pairs", c.pairs)
-                         .add("retaken", c.retaken)
-                         .add("low", c.low));
+  json j;
+  j.set("group", group, "pass", "forward", "type", type_of<T>(), "shape", json_of(a), "flops", first.flops(), "bytes",
+        first.operand_bytes(pass::forward), "other_shape", json_of(b), "other_flops", second.flops());
+  records_.push_back(add(j, c, peak<T>(c.probe)));
 }
 
 bool session::write() const {
   if (options_.json_file.empty()) return true;
-  json versions, rates;
+  json versions, rates, root;
   for (auto const& p : peers_) versions.add(p->name(), p->version());
-  rates.add("threads", limits_.threads)
-      .add("madd", limits_.madd)
-      .add("madd_one", limits_.madd_one)
-      .add("dot", limits_.dot)
-      .add("dot_one", limits_.dot_one)
-      .add("read", limits_.memory.read)
-      .add("copy", limits_.memory.copy)
-      .add("triad", limits_.memory.triad)
-      .add("read_one", limits_.memory_one.read)
-      .add("copy_one", limits_.memory_one.copy)
-      .add("triad_one", limits_.memory_one.triad);
+  memory_rates const &all = limits_.memory, &one = limits_.memory_one;
+  rates.set("threads", limits_.threads, "madd", limits_.madd, "madd_one", limits_.madd_one, "dot", limits_.dot, "dot_one", limits_.dot_one, "read",
+            all.read, "copy", all.copy, "triad", all.triad, "read_one", one.read, "copy_one", one.copy, "triad_one", one.triad);
   char version[32];
   std::snprintf(version, sizeof version, "%d.%d.%d", MOE_VERSION_MAJOR, MOE_VERSION_MINOR, MOE_VERSION_PATCH);
-  json root;
-  root.add("version", version).add("instruction_set", moe::instruction_set());
 #if defined(__clang__)
-  root.add("compiler", __VERSION__);
+  char const* const compiler = __VERSION__;
 #else
-  root.add("compiler", "g++ " __VERSION__);
+  char const* const compiler = "g++ " __VERSION__;
 #endif
-  root.add("limits", rates).add("peers", versions).add("records", records_, ",\n  ");
+  root.set("version", version, "instruction_set", moe::instruction_set(), "compiler", compiler, "limits", rates, "peers", versions);
+  root.add("records", records_, ",\n  ");
   std::ofstream file(options_.json_file);
   file << root.text() << "\n";
   return bool(file);
