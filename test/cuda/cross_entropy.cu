@@ -5,15 +5,15 @@ namespace {
 using namespace moe;
 
 template <class T>
-void all(cuda const& space, tensor<T, dyn, dyn> x, tensor<int, dyn> target, tensor<double, 2> loss, arena& scratch) {
-  cross_entropy<cross_entropy_config{.mean = true}>(space, x, x, target, 1.0f, loss, x, x, scratch);
-  cross_entropy(space, x, x, target, 1.0f, loss, x, x, scratch);
+void all(cuda const& space, tensor<T, dyn, dyn> x, tensor<accumulator<T>, dyn, dyn> g, tensor<int, dyn> target, tensor<double, 2> loss, arena& scratch) {
+  cross_entropy<cross_entropy_config{.mean = true}>(space, x, x, target, 1.0f, loss, x, g, scratch);
+  cross_entropy(space, x, x, target, 1.0f, loss, x, g, scratch);
   cross_entropy_loss(space, x, x, target, loss, scratch);
 }
 }  // namespace
 
 void instantiate(tensor<double, 2> loss, arena& scratch) {
-  all<float>({}, {}, {}, loss, scratch);
-  all<double>({}, {}, {}, loss, scratch);
-  all<bf16>({}, {}, {}, loss, scratch);
+  all<float>({}, {}, {}, {}, loss, scratch);
+  all<double>({}, {}, {}, {}, loss, scratch);
+  all<bf16>({}, {}, {}, {}, loss, scratch);
 }

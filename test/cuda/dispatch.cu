@@ -6,7 +6,7 @@ namespace {
 using namespace moe;
 
 template <class T>
-void all(cuda const& space, tensor<T, dyn, dyn> x, tensor<T, dyn, 2> weight, dispatch_plan const& plan) {
+void all(cuda const& space, tensor<T, dyn, dyn> x, tensor<accumulator<T>, dyn, 2> weight, dispatch_plan const& plan) {
   dispatch<T>(space, x, plan, x);
   dispatch_backward<T>(space, x, plan, 2, x);
   combine<T>(space, x, weight, plan, x);

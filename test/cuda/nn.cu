@@ -6,7 +6,7 @@ namespace {
 using namespace moe;
 
 template <class T>
-void all(cuda const& space, tensor<T, dyn, dyn> x, arena& scratch) {
+void all(cuda const& space, tensor<T, dyn, dyn> x, tensor<accumulator<T>, dyn, dyn> g, arena& scratch) {
   silu<T>(space, x, x);
   silu_backward<T>(space, x, x, x);
   gelu<T>(space, x, x);
@@ -16,12 +16,12 @@ void all(cuda const& space, tensor<T, dyn, dyn> x, arena& scratch) {
   swiglu<T>(space, x, x, x);
   swiglu_backward<T>(space, x, x, x, x, x);
   embedding<T>(space, tensor<int, dyn>(), x, x);
-  embedding_backward<T>(space, tensor<int, dyn>(), x, x, scratch);
+  embedding_backward<T>(space, tensor<int, dyn>(), x, g, scratch);
 }
 }  // namespace
 
 void instantiate(arena& scratch) {
-  all<float>({}, {}, scratch);
-  all<double>({}, {}, scratch);
-  all<bf16>({}, {}, scratch);
+  all<float>({}, {}, {}, scratch);
+  all<double>({}, {}, {}, scratch);
+  all<bf16>({}, {}, {}, scratch);
 }

@@ -7,7 +7,7 @@ using namespace moe;
 template <class T>
 void all(cuda const& space, tensor<T, dyn, dyn> x, tensor<T, dyn> w, tensor<accumulator<T>, dyn> r, arena& scratch) {
   layer_norm<T>(space, x, w, w, 0, x, r, r);
-  layer_norm_backward<T>(space, x, x, w, r, r, x, w, w, scratch);
+  layer_norm_backward<T>(space, x, x, w, r, r, x, r, r, scratch);
 }
 }  // namespace
 

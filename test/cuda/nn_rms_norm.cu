@@ -7,7 +7,7 @@ using namespace moe;
 template <class T>
 void all(cuda const& space, tensor<T, dyn, dyn> x, tensor<T, dyn> w, tensor<accumulator<T>, dyn> r, arena& scratch) {
   rms_norm<T>(space, x, w, 0, x, r);
-  rms_norm_backward<T>(space, x, x, w, r, x, w, scratch);
+  rms_norm_backward<T>(space, x, x, w, r, x, r, scratch);
 }
 }  // namespace
 

@@ -48,3 +48,11 @@ TEST_CASE("attention_layer: a token does not see later ones") {
       else CHECK(run.y(t, i) == before[static_cast<std::size_t>(t * 8 + i)]);
     }
 }
+
+TEST_CASE("attention_layer: bf16 stays near double on the same rounded numbers, and has the bits of any execution and of decoding") {
+  test::check_layer_bf16<attention_layer<plain>>({2, 5});
+  test::check_layer_bf16<attention_layer<grouped>>({2, 4});
+  test::check_layer_bf16<attention_layer<larger>>({2, test::on_cuda ? 5 : 31});
+  test::check_layer_executions<attention_layer<larger>, moe::bf16>({3, 11});
+  test::check_layer_extend<attention_layer<larger>, moe::bf16>(21);
+}

@@ -20,3 +20,12 @@ TEST_CASE("ffn: gradients with each activation") {
 TEST_CASE("ffn: the same bits for any number of threads") { test::check_layer_executions<ffn<larger>, float>({3, 37}); }
 
 TEST_CASE("ffn: decoding gives the bits of the forward pass") { test::check_layer_extend<ffn<larger>, float>(29); }
+
+TEST_CASE("ffn: bf16 stays near double on the same rounded numbers, and has the bits of any execution") {
+  test::check_layer_bf16<ffn<gated>>({2, 4});
+  test::check_layer_bf16<ffn<rectified>>({2, 4});
+  test::check_layer_bf16<ffn<smooth>>({2, 4});
+  test::check_layer_bf16<ffn<larger>>({2, 9});
+  test::check_layer_executions<ffn<larger>, moe::bf16>({3, 19});
+  test::check_layer_extend<ffn<larger>, moe::bf16>(14);
+}

@@ -30,7 +30,8 @@ template <class M, class T>
 struct run {
   sequence_shape shape;
   test::space space;
-  test::memory<T> w = test::memory<T>(static_cast<std::size_t>(M::parameter_count)), g = w;
+  test::memory<T> w = test::memory<T>(static_cast<std::size_t>(M::parameter_count));
+  test::memory<moe::accumulator<T>> g = test::memory<moe::accumulator<T>>(w.size());
   test::memory<int> token, target;
   test::memory<std::byte> kept_memory, scratch_memory;
   moe::arena kept;
@@ -65,7 +66,7 @@ struct run {
   }
   double gradient() {
     moe::arena s = scratch();
-    std::fill(g.begin(), g.end(), T(0));
+    std::fill(g.begin(), g.end(), moe::accumulator<T>(0));
     M::loss_and_gradient(space, static_cast<T const*>(w.data()), g.data(), tokens(), targets(), shape, a, s);
     return total(M::losses_of(space, a));
   }
@@ -105,7 +106,39 @@ void check_gradients() {
 TEST_CASE("language_model: gradients of a whole 2-layer model") { check_gradients<model<false>>(); }
 TEST_CASE("language_model: gradients with tied embeddings") { check_gradients<model<true>>(); }
 
-TEST_CASE("language_model: loss and gradients have the same bits however they are executed") {
+TEST_CASE("language_model: bf16 has the loss and the gradient of double on the same rounded weights, but for its roundings") {
+  auto const check = [](auto m) {
+    using M = typename decltype(m)::type;
+    run<M, moe::bf16> rounded({2, 6});
+    run<M, double> exact({2, 6});
+    for (std::size_t i = 0; i < rounded.w.size(); ++i) exact.w[i] = static_cast<double>(rounded.w[i]);
+    double const loss = rounded.gradient(), expected = exact.gradient();
+    REQUIRE_MESSAGE(rounded.choices() == exact.choices(), "rounding changed the choice of experts: take another seed");
+    CHECK(loss == rounded.loss());
+    CHECK(std::abs(loss - expected) < 0.005 * expected);
+    auto const cosine = [&](index_t first, index_t n) {
+      double product = 0, a = 0, b = 0;
+      for (index_t i = first; i < first + n; ++i) {
+        double const x = static_cast<double>(rounded.g[static_cast<std::size_t>(i)]), y = exact.g[static_cast<std::size_t>(i)];
+        product += x * y, a += x * x, b += y * y;
+      }
+      return product / std::sqrt(a * b);
+    };
+    CHECK(cosine(0, M::parameter_count) > 0.9999);
+    for (auto const& p : parameters_of<M>()) CHECK_MESSAGE(cosine(p.offset, p.size) > 0.999, p.name << ": cosine " << cosine(p.offset, p.size));
+  };
+  check(std::type_identity<model<false>>());
+  if (!test::on_cuda) check(std::type_identity<model<true>>());
+}
+
+TEST_CASE("language_model: loss and gradients have the same bits however they are executed, also in bf16") {
+  run<model<false>, moe::bf16> rounded({2, 9});
+  double const in_bf16 = rounded.gradient();
+  test::for_each_execution([&](test::space const& s, int) {
+    run<model<false>, moe::bf16> many(rounded.shape, s);
+    CHECK(many.gradient() == in_bf16);
+    CHECK(test::same_bits(rounded.g, many.g));
+  });
   run<model<false>, float> one({test::on_cuda ? 2 : 3, test::on_cuda ? 9 : 21});
   double const l = one.gradient();
   test::for_each_execution([&](test::space const& s, int) {
@@ -145,31 +178,31 @@ TEST_CASE("language_model: twenty training steps give the same weights, bit for 
   });
 }
 
-TEST_CASE("language_model: cached decoding gives the logits of the full forward at every position, for any split of the prompt") {
+TEST_CASE_TEMPLATE("language_model: cached decoding gives the logits of the full forward at every position, for any split of the prompt", T, float, moe::bf16) {
   using M = model<false>;
   index_t const length = 40;
-  run<M, float> r({1, length});
+  run<M, T> r({1, length});
   test::array<float> full(length, M::vocab);
   {
     moe::arena s = r.scratch();
-    M::logits_of_batch(r.space, static_cast<float const*>(r.w.data()), r.tokens(), r.shape, r.a, full.mat(), s);
+    M::logits_of_batch(r.space, static_cast<T const*>(r.w.data()), r.tokens(), r.shape, r.a, full.mat(), s);
   }
   moe::random_stream const random{77, moe::random_purpose::test, 0};
   std::uint64_t draw = 0;
-  for (int attempt = 0; attempt < 6; ++attempt) {
+  for (int attempt = 0; attempt < (test::on_cuda && !std::is_same_v<T, float> ? 2 : 6); ++attempt) {
     moe::arena measure;
-    M::state<float>(r.space, measure, length);
-    test::memory<std::byte> memory(measure.peak()), scratch_memory(M::logits_scratch_bytes<float>(r.space, length, length));
+    typename M::template state<T>(r.space, measure, length);
+    test::memory<std::byte> memory(measure.peak()), scratch_memory(M::template logits_scratch_bytes<T>(r.space, length, length));
     moe::arena kept(memory.data(), memory.size()), scratch(scratch_memory.data(), scratch_memory.size());
-    M::state<float> state(r.space, kept, length);
+    typename M::template state<T> state(r.space, kept, length);
     test::array<float> piecewise(length, M::vocab);
     while (state.position < length) {
       index_t const first = state.position, rows = attempt == 0 ? 1 : std::min<index_t>(length - first, 1 + static_cast<index_t>(random.below(draw++, 20)));
-      M::logits(r.space, static_cast<float const*>(r.w.data()), moe::vec(r.token.data() + first, rows), state, moe::rows_of(piecewise.mat(), first, first + rows), scratch);
+      M::logits(r.space, static_cast<T const*>(r.w.data()), moe::vec(r.token.data() + first, rows), state, moe::rows_of(piecewise.mat(), first, first + rows), scratch);
     }
     CHECK(test::same_bits(full.values(), piecewise.values()));
     std::string const text = test::error_of([&] {
-      M::logits(r.space, static_cast<float const*>(r.w.data()), moe::vec(r.token.data(), 1), state, moe::rows_of(piecewise.mat(), 0, 1), scratch);
+      M::logits(r.space, static_cast<T const*>(r.w.data()), moe::vec(r.token.data(), 1), state, moe::rows_of(piecewise.mat(), 0, 1), scratch);
     });
     CHECK(test::contains(text, "capacity of 40"));
   }

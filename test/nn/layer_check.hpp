@@ -15,7 +15,8 @@ struct layer_run {
   using activations = typename L::template activations<T>;
   moe::nn::sequence_shape shape;
   test::space space;
-  memory<T> w = memory<T>(static_cast<std::size_t>(L::parameter_count)), g = w;
+  memory<T> w = memory<T>(static_cast<std::size_t>(L::parameter_count));
+  memory<moe::accumulator<T>> g = memory<moe::accumulator<T>>(w.size());
   array<T> x, y, c, d_x;
   memory<std::byte> kept_memory, scratch_memory;
   moe::arena kept;
@@ -50,7 +51,7 @@ struct layer_run {
   }
   void backward() {
     moe::arena s = scratch();
-    std::fill(g.begin(), g.end(), T(0.0f));
+    std::fill(g.begin(), g.end(), moe::accumulator<T>(0));
     d_x.poison();
     L::backward(space, static_cast<T const*>(w.data()), g.data(), moe::matrix_view<T const>(c.mat()), d_x.mat(), shape, a, 1.0, s);
   }
@@ -104,6 +105,48 @@ void check_layer_executions(moe::nn::sequence_shape n) {
     CHECK(same_bits(one.d_x.values(), other.d_x.values()));
     CHECK(same_bits(one.g, other.g));
   });
+}
+
+/// How far a is from b: |a - b| / |b| in the Euclidean norm. NaN where one is.
+template <class A, class B>
+double relative_distance(A const& a, B const& b, std::size_t first, std::size_t n) {
+  double difference = 0, size = 0;
+  for (std::size_t i = first; i < first + n; ++i) {
+    double const x = static_cast<double>(a[i]), y = static_cast<double>(b[i]);
+    difference += (x - y) * (x - y), size += y * y;
+  }
+  return size == 0 ? difference : std::sqrt(difference / size);
+}
+
+/// A pass over bf16 against one in double over the same rounded weights, input and gradient: whole tensors differ by a few roundings (2^-9 each, in the
+/// root mean square about half of that). The gradients of the weights are float, so they hold what bf16 cannot.
+template <class L>
+void check_layer_bf16(moe::nn::sequence_shape n, std::uint64_t seed = 1, double tolerance = 0.01) {
+  layer_run<L, bf16> rounded(n, seed);
+  layer_run<L, double> exact(n, seed);
+  for (std::size_t i = 0; i < rounded.w.size(); ++i) exact.w[i] = static_cast<double>(rounded.w[i]);
+  for (index_t t = 0; t < n.tokens(); ++t)
+    for (index_t i = 0; i < L::d_model; ++i)
+      exact.x(t, i) = static_cast<double>(rounded.x(t, i)), exact.c(t, i) = static_cast<double>(rounded.c(t, i));
+  exact.forward(), exact.backward();
+  rounded.forward(), rounded.backward();
+  REQUIRE_MESSAGE(rounded.choices() == exact.choices(), "rounding changed the choice of experts: take another seed");
+  auto const near = [&](std::string const& name, auto const& a, auto const& b, std::size_t first, std::size_t size) {
+    double const distance = relative_distance(a, b, first, size);
+    CHECK_MESSAGE(distance <= tolerance, name << " is off by " << distance << " of its size");
+  };
+  auto const elements = static_cast<std::size_t>(exact.y.size());
+  near("y", rounded.y.values(), exact.y.values(), 0, elements);
+  near("d_x", rounded.d_x.values(), exact.d_x.values(), 0, elements);
+  bool beyond_bf16 = L::parameter_count == 0;
+  for (auto const& p : moe::nn::parameters_of<L>()) {
+    near(p.name, rounded.g, exact.g, static_cast<std::size_t>(p.offset), static_cast<std::size_t>(p.size));
+    for (index_t i = p.offset; i < p.offset + p.size; ++i) {
+      float const g = rounded.g[static_cast<std::size_t>(i)];
+      beyond_bf16 = beyond_bf16 || static_cast<float>(bf16(g)) != g;
+    }
+  }
+  CHECK(beyond_bf16);
 }
 
 /// A sequence fed to `extend` in pieces gives the bits of the forward pass, whatever the pieces.

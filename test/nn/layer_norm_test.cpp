@@ -7,8 +7,8 @@ using namespace test;
 namespace {
 template <class T>
 struct problem : norm_operands<T> {
-  array<T> b, d_b;
-  array<moe::accumulator<T>> mean;
+  array<T> b;
+  array<moe::accumulator<T>> d_b, mean;
   problem(index_t tokens, index_t d, index_t gap = 0, index_t offset = 0)
       : norm_operands<T>(tokens, d, gap, offset), b(d, 1, 0, offset), d_b(d, 1, 0, offset), mean(tokens) {
     b.normal(5), d_b.normal(6);

@@ -19,7 +19,7 @@ constexpr language_model_config ends{.vocab = 16, .d_model = 8};
 using block = sequence<residual<attention_layer<heads>>, residual<moe_ffn<sparse>>>;
 
 template <class L>
-constexpr bool fits = layer_in<L, moe::cpu, float>&& layer_in<L, moe::cpu, double>;
+constexpr bool fits = layer_in<L, moe::cpu, float>&& layer_in<L, moe::cpu, double>&& layer_in<L, moe::cpu, moe::bf16>;
 static_assert(fits<ffn<dense>> && fits<moe_ffn<sparse>> && fits<attention_layer<heads>>);
 static_assert(fits<residual<ffn<dense>>> && fits<block> && fits<repeat<3, block>>);
 static_assert(named_layer_type<ffn<dense>> && named_layer_type<moe_ffn<sparse>> && named_layer_type<attention_layer<heads>>);
@@ -56,7 +56,7 @@ struct identity : layer_base {
     std::copy_n(x.data(), x.size(), y.data());
   }
   template <class S, class T>
-  static void backward(S const&, T const*, T*, moe::matrix_view<T const> d_y, moe::matrix_view<T> d_x, sequence_shape, activations<T>&, double,
+  static void backward(S const&, T const*, moe::accumulator<T>*, moe::matrix_view<T const> d_y, moe::matrix_view<T> d_x, sequence_shape, activations<T>&, double,
                        moe::arena&) {
     std::copy_n(d_y.data(), d_y.size(), d_x.data());
   }

@@ -106,3 +106,15 @@ TEST_CASE("moe_ffn: a NaN in one token reaches its own output and no other") {
       else CHECK(run.y(t, i) == before[static_cast<std::size_t>(t * 6 + i)]);
     }
 }
+
+TEST_CASE("moe_ffn: bf16 stays near double on the same rounded numbers, and has the bits of any execution and of decoding") {
+  test::check_layer_bf16<moe_ffn<plain>>({2, 5});
+  test::check_layer_bf16<moe_ffn<unnormalised>>({2, 5});
+  test::check_layer_bf16<moe_ffn<switch_like>>({2, 5});
+  test::check_layer_bf16<moe_ffn<with_gelu>>({1, 7});
+  test::check_layer_bf16<moe_ffn<with_shared>>({2, 5});
+  test::check_layer_bf16<moe_ffn<with_capacity>>({2, 5});
+  test::check_layer_bf16<moe_ffn<many_losses>>({2, 5});
+  test::check_layer_executions<moe_ffn<larger>, moe::bf16>({3, 11});
+  test::check_layer_extend<moe_ffn<larger>, moe::bf16>(14);
+}

@@ -34,3 +34,5 @@ TEST_CASE("residual: a layer whose output weight is zero is the identity, bit fo
   run.forward();
   CHECK(run.y.values() == run.x.values());
 }
+
+TEST_CASE("residual: bf16 stays near double on the same rounded numbers") { test::check_layer_bf16<residual<ffn<larger>>>({2, 9}); }

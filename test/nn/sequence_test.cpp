@@ -53,3 +53,9 @@ TEST_CASE("for_each_router visits the mixture-of-experts layers in order") {
   });
   CHECK(seen == 2);
 }
+
+TEST_CASE("sequence and repeat: bf16 stays near double on the same rounded numbers, and has the bits of decoding") {
+  test::check_layer_bf16<block>({2, 4}, 1, 0.02);
+  test::check_layer_bf16<repeat<2, odd>>({2, 4}, 1, 0.02);
+  test::check_layer_extend<repeat<2, block>, moe::bf16>(21);
+}

@@ -359,3 +359,30 @@ TEST_CASE("dispatch: wrong arguments") {
     CHECK(contains(error_of([&] { moe::dispatch(space, x.mat(), p.plan, many.mat()); }), "dispatch: plan has 7 rows of 6 choices"));
   }
 }
+
+TEST_CASE("combine: float weights beside rows of bf16 are not rounded, nor is their gradient") {
+  auto const expert = random_experts(9, 2, 3, 1);
+  auto const p = planned(expert, 3, 0);
+  test::array<bf16> ys(18, 21), y(9, 21), d_y(9, 21), d_ys(18, 21);
+  test::array<float> weight(9, 2), d_weight(9, 2);
+  ys.normal(1), weight.normal(2), d_y.normal(3);
+  moe::combine(test::on(), ys.mat(), weight.mat(), p.plan, y.mat());
+  moe::combine_backward(test::on(), d_y.mat(), ys.mat(), weight.mat(), p.plan, d_ys.mat(), d_weight.mat());
+  bool beyond_bf16 = false;
+  for (index_t t = 0; t < 9; ++t) {
+    index_t const r[] = {p.plan.position(2 * t), p.plan.position(2 * t + 1)};
+    double dot[] = {0, 0};
+    for (index_t c = 0; c < 21; ++c) {
+      CHECK(y(t, c) == bf16(std::fma(weight(t, 1), float(ys(r[1], c)), weight(t, 0) * float(ys(r[0], c)))));
+      for (index_t j = 0; j < 2; ++j) {
+        CHECK(d_ys(r[j], c) == bf16(weight(t, j) * float(d_y(t, c))));
+        dot[j] += double(d_y(t, c)) * double(ys(r[j], c));
+      }
+    }
+    for (index_t j = 0; j < 2; ++j) {
+      CHECK(std::abs(double(d_weight(t, j)) - dot[j]) < 1e-5 * (1 + std::abs(dot[j])));
+      beyond_bf16 = beyond_bf16 || float(bf16(d_weight(t, j))) != d_weight(t, j);
+    }
+  }
+  CHECK(beyond_bf16);
+}

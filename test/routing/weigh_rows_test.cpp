@@ -142,3 +142,24 @@ TEST_CASE("weigh_rows: wrong arguments") {
     CHECK(contains(call(o.slot.vec(), o.d_h.mat(), o.d_weight.mat()), "weigh_rows: slot[3] = " + std::to_string(wrong) + ", needs to be in [-1, 6)"));
   }
 }
+
+TEST_CASE("weigh_rows: float weights beside rows of bf16 are not rounded, nor is their gradient") {
+  test::array<bf16> h(2, 40), d_h(2, 40), ones(2, 40);
+  test::array<float> weight(1, 2), d_weight(1, 2);
+  h.normal(1), d_h.fill(bf16(1.0f)), ones.fill(bf16(1.0f));
+  weight(0, 0) = 1.001f, weight(0, 1) = 0.3337f;  // no numbers of bf16
+  auto const before = h;
+  test::array<int> slot(2);
+  slot(0) = 1, slot(1) = 0;
+  moe::weigh_rows<bf16>(test::on(), slot.vec(), weight.mat(), h.mat(), d_h.mat(), d_weight.mat());
+  for (int r = 0; r < 2; ++r) {
+    double sum = 0;
+    for (int c = 0; c < 40; ++c) {
+      sum += double(before(r, c));
+      CHECK(h(r, c) == bf16(weight(0, slot(r)) * float(before(r, c))));
+      CHECK(d_h(r, c) == bf16(weight(0, slot(r))));
+    }
+    CHECK(d_weight(0, slot(r)) == doctest::Approx(sum).epsilon(1e-5));
+    CHECK(float(bf16(d_weight(0, slot(r)))) != d_weight(0, slot(r)));
+  }
+}

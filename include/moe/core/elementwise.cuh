@@ -18,6 +18,12 @@ struct copy_element {
   tensor<T, dyn, dyn> to;
   __device__ void operator()(index_t r, index_t c) const { to(r, c) = from(r, c); }
 };
+template <class From, class To>
+struct convert_element {
+  tensor<From const, dyn, dyn> from;
+  tensor<To, dyn, dyn> to;
+  __device__ void operator()(index_t r, index_t c) const { to(r, c) = To(static_cast<accumulator<From>>(from(r, c))); }
+};
 template <class T>
 struct add_element {
   tensor<T const, dyn, dyn> x;
@@ -40,6 +46,14 @@ template <class T, index_t R, index_t C>
 void copy(cuda const& space, in<T, dyn, dyn> from, tensor<T, R, C> const& to) {
   detail::check_matrix("copy", "from", from, to.rows(), to.template extent<1>());
   for_each_element("copy", space, to.rows(), to.template extent<1>(), detail::copy_element<T>{from, to});
+}
+
+/// The contract of convert(cpu), with all views in device memory; asynchronous on `space.stream`.
+template <class From, class To, index_t R, index_t C>
+void convert(cuda const& space, in<From, dyn, dyn> from, tensor<To, R, C> const& to) {
+  static_assert(std::is_same_v<accumulator<From>, accumulator<To>>, "moe::convert: from and to differ in more than how they are stored");
+  detail::check_matrix("convert", "from", from, to.rows(), to.template extent<1>());
+  for_each_element("convert", space, to.rows(), to.template extent<1>(), detail::convert_element<From, To>{from, to});
 }
 
 /// The contract of add(cpu), with all views in device memory; asynchronous on `space.stream`.

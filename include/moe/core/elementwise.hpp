@@ -6,7 +6,7 @@
 #include <moe/core/simd.hpp>
 #include <moe/core/tensor.hpp>
 
-// What layers are glued together with: fill, copy and add, on matrices whose rows may be strided.
+// What layers are glued together with: fill, copy, convert and add, on matrices whose rows may be strided.
 //
 // Shapes  every matrix is [rows, columns].
 // Edges   0 rows or columns write nothing.
@@ -41,6 +41,18 @@ void add(cpu const& space, in<T, dyn, dyn> x, tensor<T, R, C> const& to) {
     T const* from = x.row(r);
     T* y = to.row(r);
     for (index_t c = 0; c < columns; c += V::width) (V::load(y + c, columns - c) + V::load(from + c, columns - c)).store(y + c, columns - c);
+  });
+}
+
+/// to[r, c] = from[r, c], rounded to To: what keeps a copy in bf16 of numbers that are summed in float. Both directions are meant.
+template <class From, class To, index_t R, index_t C>
+void convert(cpu const& space, in<From, dyn, dyn> from, tensor<To, R, C> const& to) {
+  using V = simd<accumulator<From>>;
+  static_assert(std::is_same_v<accumulator<From>, accumulator<To>>, "moe::convert: from and to differ in more than how they are stored");
+  index_t const columns = to.template extent<1>();
+  detail::check_matrix("convert", "from", from, to.rows(), columns);
+  parallel_for(space, to.rows(), static_cast<double>(columns), [&](index_t r) {
+    for (index_t c = 0; c < columns; c += V::width) V::load(from.row(r) + c, columns - c).store(to.row(r) + c, columns - c);
   });
 }
 

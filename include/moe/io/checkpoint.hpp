@@ -102,7 +102,10 @@ inline std::vector<std::string> checkpoint_files(std::string const& directory) {
   while (auto const* entry = ::readdir(d))
     if (step_in_name(entry->d_name) >= 0) names.emplace_back(entry->d_name);
   ::closedir(d);
-  auto const before = [](std::string const& a, std::string const& b) { return step_in_name(a) != step_in_name(b) ? step_in_name(a) < step_in_name(b) : a < b; };
+  auto const before = [](std::string const& a, std::string const& b) {
+    index_t const i = step_in_name(a), j = step_in_name(b);
+    return i != j ? i < j : a < b;
+  };
   std::make_heap(names.begin(), names.end(), before);
   std::sort_heap(names.begin(), names.end(), before);
   return names;

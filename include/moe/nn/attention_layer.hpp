@@ -87,7 +87,7 @@ struct attention_layer : layer_base {
   }
 
   template <class S, class T>
-  static void backward(S const& space, T const* w, T* g, matrix_view<T const> d_y, matrix_view<T> d_x, sequence_shape n, activations<T>& a, double, arena& scratch) {
+  static void backward(S const& space, T const* w, accumulator<T>* g, matrix_view<T const> d_y, matrix_view<T> d_x, sequence_shape n, activations<T>& a, double, arena& scratch) {
     arena::scope const scope(scratch);
     auto const d_o = scratch.mat<T>(n.tokens(), q_width), d_qkv = scratch.mat<T>(n.tokens(), qkv_width);
     linear_backward<false, S, T>(space, a.o, parameters.template at<1>(w), d_y, d_o, parameters.template at<1>(g), scratch);

@@ -11,26 +11,32 @@ struct cross_entropy_config {
 namespace detail {
 inline constexpr index_t cross_entropy_chunk = 256;  ///< tokens whose logits exist at a time; no result depends on it
 
-/// The memory of one chunk. Rows of logits are padded to whole vectors, the padding holds -infinity: its exponential is 0.
-template <class A>
+/// The memory of one chunk. Rows of logits are padded to whole vectors, the padding holds -infinity: its exponential is 0. Gradients take the place
+/// of the logits, or have one of their own where they are rounded.
+template <class T>
 struct cross_entropy_scratch {
+  using A = accumulator<T>;
   index_t stride;
   matrix_view<A> padded;
+  matrix_view<T> gradients;
   vector_view<double> nats;
   cross_entropy_scratch(arena& a, index_t tokens, index_t vocab)
-      : stride(elements(chunks(vocab, simd<A>::width), simd<A>::width)),
-        padded(a.mat<A>(std::min(tokens, cross_entropy_chunk), stride)),
-        nats(a.vec<double>(std::min(tokens, cross_entropy_chunk))) {}
-
+      : stride(elements(chunks(vocab, simd<A>::width), simd<A>::width)), padded(a.mat<A>(std::min(tokens, cross_entropy_chunk), stride)),
+        nats(a.vec<double>(std::min(tokens, cross_entropy_chunk))) {
+    if constexpr (std::is_same_v<A, T>) gradients = padded;
+    else gradients = a.mat<T>(std::min(tokens, cross_entropy_chunk), stride);
+  }
   matrix_view<A> logits(index_t tokens, index_t vocab) const { return mat(padded.data(), tokens, vocab).with_row_stride(stride); }
+  matrix_view<T> d_logits(index_t tokens, index_t vocab) const { return mat(gradients.data(), tokens, vocab).with_row_stride(stride); }
 };
 
-/// -log softmax(row)[target]; if Gradient, the row becomes scale * (softmax(row) - one_hot(target)). `stride` is a multiple of the vector width.
-template <bool Gradient, class A>
-double softmax_row(A* row, index_t vocab, index_t stride, int target, A scale) {
+/// -log softmax(row)[target]; if Gradient, d_row = scale * (softmax(row) - one_hot(target)), which may be the row itself. `stride` is a multiple of
+/// the vector width.
+template <bool Gradient, class A, class T>
+double softmax_row(A* row, T* d_row, index_t vocab, index_t stride, int target, A scale) {
   using V = simd<A>;
   if (target < 0) {
-    if constexpr (Gradient) std::fill_n(row, vocab, A(0));
+    if constexpr (Gradient) std::fill_n(d_row, vocab, T(0.0f));
     return 0;
   }
   A const minus_infinity = -std::numeric_limits<A>::infinity();
@@ -46,8 +52,8 @@ double softmax_row(A* row, index_t vocab, index_t stride, int target, A scale) {
   });
   if constexpr (Gradient) {
     A const factor = scale / sum, at_target = madd(row[target], factor, -scale);
-    row_vectors<A>(stride, [&](index_t c, auto n) { (V::load(row + c, n) * V::all(factor)).store(row + c, n); });
-    row[target] = at_target;
+    row_vectors<A>(stride, [&](index_t c, auto n) { (V::load(row + c, n) * V::all(factor)).store(d_row + c, n); });
+    d_row[target] = T(at_target);
   }
   return log_scalar(static_cast<double>(sum)) + margin;
 }
@@ -58,7 +64,7 @@ void check_cross_entropy(char const* op, matrix_view<T const> x, matrix_view<T c
   check_vector(op, "target", target, x.template extent<0>());
 }
 template <class T>
-void check_cross_entropy_gradients(matrix_view<T const> x, matrix_view<T const> w, matrix_view<T> d_x, matrix_view<T> d_w) {
+void check_cross_entropy_gradients(matrix_view<T const> x, matrix_view<T const> w, matrix_view<T> d_x, matrix_view<accumulator<T>> d_w) {
   check_matrix("cross_entropy", "d_x", d_x, x.template extent<0>(), x.template extent<1>());
   if (d_w.size() != 0) check_matrix("cross_entropy", "d_w", d_w, w.template extent<0>(), w.template extent<1>());
 }
@@ -75,30 +81,15 @@ inline double count_targets(vector_view<int const> target) {
 }
 
 /// The loss of tokens [begin, end) added to `total`, token by token; leaves their logits or gradients in s.
-template <bool Gradient, class T, class A>
-void cross_entropy_chunk_loss(cpu const& space, matrix_view<T const> x, matrix_view<T const> w, vector_view<int const> target, A scale, index_t begin,
-                              index_t end, cross_entropy_scratch<A> const& s, double& total, arena& scratch) {
+template <bool Gradient, class T>
+void cross_entropy_chunk_loss(cpu const& space, matrix_view<T const> x, matrix_view<T const> w, vector_view<int const> target, accumulator<T> scale,
+                              index_t begin, index_t end, cross_entropy_scratch<T> const& s, double& total, arena& scratch) {
   index_t const vocab = w.template extent<0>();
   gemm<gemm_config{.transpose_b = true}>(space, rows_of(x, begin, end), w, s.logits(end - begin, vocab), scratch);
   parallel_for(space, end - begin, 20.0 * static_cast<double>(vocab), [&](index_t i) {
-    s.nats.data()[i] = softmax_row<Gradient, A>(s.padded.row(i), vocab, s.stride, target.data()[begin + i], scale);
+    s.nats.data()[i] = softmax_row<Gradient>(s.padded.row(i), s.gradients.row(i), vocab, s.stride, target.data()[begin + i], scale);
   });
   for (index_t i = 0; i < end - begin; ++i) total += s.nats.data()[i];
-}
-
-/// Sums of d_w: the view itself where it has the accumulator's type, else a copy in scratch that is rounded once, at the end.
-template <class A, class T>
-matrix_view<A> weight_sums(cpu const& space, matrix_view<T> d_w, arena& scratch) {
-  if constexpr (std::is_same_v<A, T>) {
-    return d_w;
-  } else {
-    index_t const columns = d_w.template extent<1>();
-    auto const sums = scratch.mat<A>(d_w.template extent<0>(), columns);
-    matrix_vectors<A>(space, sums.template extent<0>(), columns, 1, [=](index_t i, index_t c, auto n) {
-      simd<A>::load(d_w.row(i) + c, n).store(sums.row(i) + c, n);
-    });
-    return sums;
-  }
 }
 
 /// Bytes for the largest of the three products of a chunk of tokens.
@@ -113,10 +104,8 @@ std::size_t cross_entropy_gemm_bytes(S const& space, index_t chunk, index_t d, i
 /// Bytes of scratch of cross_entropy and cross_entropy_loss.
 template <class T>
 std::size_t cross_entropy_scratch_bytes(cpu const& space, index_t tokens, index_t d, index_t vocab) {
-  using A = accumulator<T>;
   arena measure;
-  detail::cross_entropy_scratch<A>(measure, tokens, vocab);
-  if constexpr (!std::is_same_v<A, T>) measure.mat<A>(vocab, d);
+  detail::cross_entropy_scratch<T>(measure, tokens, vocab);
   index_t const chunk = std::min(tokens, detail::cross_entropy_chunk);
   return measure.peak() + detail::cross_entropy_gemm_bytes<T>(space, chunk, d, vocab);
 }
@@ -133,18 +122,20 @@ std::size_t cross_entropy_scratch_bytes(cpu const& space, index_t tokens, index_
 ///   scale                 in      of the gradients, not of the loss
 ///   loss    [2]           out     the sum in nats, and the number of targets that are not negative: their quotient is the mean
 ///   d_x     [tokens, d]   out     overwritten; must not overlap x or w
-///   d_w     [vocab, d]    in/out  added to, rounded to T once; or an empty view: no gradient of w is formed
+///   d_w     [vocab, d]    in/out  of type accumulator<T>: float where T is bf16; added to. Or an empty view: no gradient of w is formed
 ///
+/// Types   logits, softmax and loss are accumulator<T>. Where T is bf16, g is rounded to bf16 once, before the two products with it, which so are
+///         products of bf16 with sums in float: this moves an element of d_x or d_w by at most 2^-9 of the sum of its terms' sizes.
 /// Edges   tokens == 0 gives 0, 0. Logits of any finite size give a finite loss (the maximum is subtracted first); a target whose logit is
 ///         -infinity gives infinity. NaN in a row makes the loss NaN; NaN in x reaches d_w even where the token is ignored (0 * NaN).
 /// Throws  bad_argument with position and value of the first target out of range; shape_mismatch if the shapes differ; out_of_memory if scratch
 ///         holds less than cross_entropy_scratch_bytes.
-/// Order   logits, d_x, d_w: one chain of madd each, over c, v, t ascending (see gemm). The softmax of a row by lanes and a fixed tree over v.
-///         The loss is summed in double, t ascending.
-/// Cost    6 tokens * vocab * d flops, one exponential per logit; w is packed twice per 256 tokens. Logits stay in accumulator<T>.
+/// Order   logits, d_x, d_w: one chain of madd each, over c, v, t ascending (see gemm, also for what sums products of bf16). The softmax of a
+///         row by lanes and a fixed tree over v. The loss is summed in double, t ascending.
+/// Cost    6 tokens * vocab * d flops, one exponential per logit; w is packed twice per 256 tokens.
 template <cross_entropy_config C = cross_entropy_config{}, class T>
 void cross_entropy(cpu const& space, in<T, dyn, dyn> x, in<T, dyn, dyn> w, in<int, dyn> target, std::type_identity_t<accumulator<T>> scale,
-                   tensor<double, 2> loss, tensor<T, dyn, dyn> d_x, std::type_identity_t<tensor<T, dyn, dyn>> d_w, arena& scratch) {
+                   tensor<double, 2> loss, tensor<T, dyn, dyn> d_x, tensor<accumulator<T>, dyn, dyn> d_w, arena& scratch) {
   using A = accumulator<T>;
   index_t const tokens = x.template extent<0>(), d = x.template extent<1>(), vocab = w.template extent<0>();
   bool const weights = d_w.size() != 0;
@@ -156,25 +147,19 @@ void cross_entropy(cpu const& space, in<T, dyn, dyn> x, in<T, dyn, dyn> w, in<in
   if (tokens == 0) return;
   if constexpr (C.mean) scale = static_cast<A>(static_cast<double>(scale) / std::max(1.0, loss(1)));
   arena::scope const scope(scratch);
-  detail::cross_entropy_scratch<A> const s(scratch, tokens, vocab);
-  auto const sums = weights ? detail::weight_sums<A, T>(space, d_w, scratch) : matrix_view<A>();
+  detail::cross_entropy_scratch<T> const s(scratch, tokens, vocab);
   for (index_t begin = 0; begin < tokens; begin += detail::cross_entropy_chunk) {
     index_t const end = std::min(tokens, begin + detail::cross_entropy_chunk);
-    detail::cross_entropy_chunk_loss<true, T, A>(space, x, w, target, scale, begin, end, s, loss(0), scratch);
-    auto const d_logits = s.logits(end - begin, vocab);
+    detail::cross_entropy_chunk_loss<true, T>(space, x, w, target, scale, begin, end, s, loss(0), scratch);
+    auto const d_logits = s.d_logits(end - begin, vocab);
     gemm(space, d_logits, w, rows_of(d_x, begin, end), scratch);
-    if (weights) gemm<gemm_config{.transpose_a = true, .accumulate = true}>(space, d_logits, rows_of(x, begin, end), sums, scratch);
+    if (weights) gemm<gemm_config{.transpose_a = true, .accumulate = true}>(space, d_logits, rows_of(x, begin, end), d_w, scratch);
   }
-  if constexpr (!std::is_same_v<A, T>)
-    detail::matrix_vectors<A>(space, sums.template extent<0>(), d, 1, [=](index_t i, index_t c, auto n) {
-      simd<A>::load(sums.row(i) + c, n).store(d_w.row(i) + c, n);
-    });
 }
 
 /// The loss alone: the same bits as cross_entropy gives, for a third of the work.
 template <class T>
 void cross_entropy_loss(cpu const& space, in<T, dyn, dyn> x, in<T, dyn, dyn> w, in<int, dyn> target, tensor<double, 2> loss, arena& scratch) {
-  using A = accumulator<T>;
   index_t const tokens = x.template extent<0>();
   detail::check_cross_entropy<T>("cross_entropy_loss", x, w, target);
   detail::check_targets("cross_entropy_loss", target, w.template extent<0>());
@@ -182,10 +167,10 @@ void cross_entropy_loss(cpu const& space, in<T, dyn, dyn> x, in<T, dyn, dyn> w, 
   loss(0) = 0, loss(1) = detail::count_targets(target);
   if (tokens == 0) return;
   arena::scope const scope(scratch);
-  detail::cross_entropy_scratch<A> const s(scratch, tokens, w.template extent<0>());
+  detail::cross_entropy_scratch<T> const s(scratch, tokens, w.template extent<0>());
   for (index_t begin = 0; begin < tokens; begin += detail::cross_entropy_chunk)
-    detail::cross_entropy_chunk_loss<false, T, A>(space, x, w, target, A(0), begin, std::min(tokens, begin + detail::cross_entropy_chunk), s, loss(0),
-                                                  scratch);
+    detail::cross_entropy_chunk_loss<false, T>(space, x, w, target, 0, begin, std::min(tokens, begin + detail::cross_entropy_chunk), s, loss(0),
+                                               scratch);
 }
 /// T is that of x.
 template <detail::matrix_like X>

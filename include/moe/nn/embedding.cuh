@@ -68,7 +68,7 @@ struct embedding_backward_pack {
   tensor<int const, dyn> token;
   device_positions sorted;
   tensor<T const, dyn, dyn> d_y;
-  tensor<T, dyn, dyn> d_table;
+  tensor<accumulator<T>, dyn, dyn> d_table;
   __device__ void operator()(index_t i, index_t p) const {
     constexpr int N = pack_size<T>;
     if (i >= sorted.offset(d_table.template extent<0>())) return;
@@ -110,8 +110,9 @@ inline std::size_t embedding_backward_scratch_bytes(cuda const& /*space*/, index
 /// Throws  also bad_argument for 2^31 tokens or more.
 /// Order   that of the CPU, with its bits: no atomics, the positions are sorted by counting.
 /// Cost    a sort with up to max(8 vocab, 4 tokens) counts; then a thread per 16 bytes of d_y, where one thread takes all rows of a token in turn.
-template <class T>
-void embedding_backward(cuda const& space, in<int, dyn> token, in<T, dyn, dyn> d_y, tensor<T, dyn, dyn> d_table, arena& scratch) {
+template <class T, index_t R, index_t D>
+void embedding_backward(cuda const& space, in<int, dyn> token, tensor<T, R, D> const& d_y, tensor<accumulator<T>, dyn, dyn> d_table, arena& scratch) {
+  using S = std::remove_const_t<T>;
   index_t const vocab = d_table.template extent<0>(), d = d_table.template extent<1>(), tokens = token.size();
   detail::check_matrix("embedding_backward", "d_y", d_y, tokens, d);
   index_t const most = std::numeric_limits<int>::max();
@@ -121,7 +122,7 @@ void embedding_backward(cuda const& space, in<int, dyn> token, in<T, dyn, dyn> d
   arena::scope const scope(scratch);
   detail::device_positions const sorted(scratch, tokens, vocab);
   detail::sort_tokens("embedding_backward", space, token, sorted);
-  for_each_element("embedding_backward", space, tokens, detail::packs<T>(d), detail::embedding_backward_pack<T>{token, sorted, d_y, d_table});
+  for_each_element("embedding_backward", space, tokens, detail::packs<S>(d), detail::embedding_backward_pack<S>{token, sorted, d_y, d_table});
 }
 
 }  // namespace moe::inline MOE_ISA

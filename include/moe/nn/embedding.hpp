@@ -56,15 +56,16 @@ inline std::size_t embedding_backward_scratch_bytes(cpu const& /*space*/, index_
 ///
 ///   token    [tokens]      in      in [0, vocab)
 ///   d_y      [tokens, d]   in
-///   d_table  [vocab, d]    in/out  added to; must not overlap d_y. Rows of absent tokens are not touched
+///   d_table  [vocab, d]    in/out  of type accumulator<T>: float where T is bf16; added to; must not overlap d_y.
+///                                  Rows of absent tokens are not touched
 ///
 /// Edges   tokens == 0 changes nothing.
 /// Throws  bad_argument with position and value of the first token out of range; shape_mismatch if the shapes differ; out_of_memory if scratch holds
 ///         less than embedding_backward_scratch_bytes.
-/// Order   each element of d_table is one chain in accumulator<T> that starts from what it holds, t ascending, rounded to T once.
+/// Order   each element of d_table is one chain that starts from what it holds, t ascending.
 /// Cost    O(tokens + vocab) integer operations (a counting sort), reads tokens * d elements, reads and writes the rows of the tokens that occur.
-template <class T>
-void embedding_backward(cpu const& space, in<int, dyn> token, in<T, dyn, dyn> d_y, tensor<T, dyn, dyn> d_table, arena& scratch) {
+template <class T, index_t R, index_t D>
+void embedding_backward(cpu const& space, in<int, dyn> token, tensor<T, R, D> const& d_y, tensor<accumulator<T>, dyn, dyn> d_table, arena& scratch) {
   using A = accumulator<T>;
   using V = simd<A>;
   index_t const vocab = d_table.template extent<0>(), d = d_table.template extent<1>(), tokens = token.size();
@@ -82,7 +83,7 @@ void embedding_backward(cpu const& space, in<int, dyn> token, in<T, dyn, dyn> d_
     index_t const v = item / blocks, first = item % blocks * block;
     index_t const *const begin = positions.order.data() + positions.begin_of(v), *const end = positions.order.data() + positions.end.data()[v];
     if (begin == end) return;
-    T* const row = d_table.row(v) + first;
+    A* const row = d_table.row(v) + first;
     detail::row_vectors<A>(std::min(block, d - first), [&](index_t c, auto n) {
       V sum = V::load(row + c, n);
       for (index_t const* t = begin; t < end; ++t) sum = sum + V::load(d_y.row(*t) + first + c, n);

@@ -87,7 +87,7 @@ struct ffn : layer_base {
   }
 
   template <class S, class T>
-  static void backward(S const& space, T const* w, T* g, matrix_view<T const> d_y, matrix_view<T> d_x, sequence_shape n, activations<T>& a, double,
+  static void backward(S const& space, T const* w, accumulator<T>* g, matrix_view<T const> d_y, matrix_view<T> d_x, sequence_shape n, activations<T>& a, double,
                        arena& scratch) {
     arena::scope const scope(scratch);
     auto const h = scratch.mat<T>(n.tokens(), width), d_h = scratch.mat<T>(n.tokens(), width), d_pre = scratch.mat<T>(n.tokens(), pre_width);

@@ -101,7 +101,7 @@ struct language_model {
 
   /// Forward and backward: g += scale * d(mean cross-entropy + balance + z) / d w. losses_of fetches the loss.
   template <class S, class T>
-  static void loss_and_gradient(S const& space, T const* w, T* g, in<int, dyn> token, in<int, dyn> target, sequence_shape n, activations<T>& a, arena& scratch,
+  static void loss_and_gradient(S const& space, T const* w, accumulator<T>* g, in<int, dyn> token, in<int, dyn> target, sequence_shape n, activations<T>& a, arena& scratch,
                                   double scale = 1) {
     check(token, target, n);
     run_body(space, w, token, n, a, scratch);
@@ -132,10 +132,10 @@ struct language_model {
     return l;
   }
 
-  /// Logits [n, vocab] of the next n tokens of a sequence; the state remembers them. Bit for bit the rows that a forward pass over the whole
+  /// Logits [n, vocab] of the next n tokens of a sequence, as they were summed; the state remembers the tokens. Bit for bit the rows that a forward pass over the whole
   /// sequence gives, unless a layer has a capacity: decoding drops nothing.
   template <class S, class T>
-  static void logits(S const& space, T const* w, in<int, dyn> token, state<T>& s, matrix_view<T> out, arena& scratch) {
+  static void logits(S const& space, T const* w, in<int, dyn> token, state<T>& s, matrix_view<accumulator<T>> out, arena& scratch) {
     index_t const rows = token.template extent<0>();
     moe::detail::check_matrix("language_model", "out", out, rows, vocab);
     expects(s.position + rows <= s.capacity, errc::shape_mismatch, "language_model: ", rows, " tokens after ", s.position, " exceed the state's capacity of ", s.capacity);
@@ -152,7 +152,8 @@ struct language_model {
 
   /// Logits of a whole batch, by the forward pass of training.
   template <class S, class T>
-  static void logits_of_batch(S const& space, T const* w, in<int, dyn> token, sequence_shape n, activations<T>& a, matrix_view<T> out, arena& scratch) {
+  static void logits_of_batch(S const& space, T const* w, in<int, dyn> token, sequence_shape n, activations<T>& a, matrix_view<accumulator<T>> out,
+                              arena& scratch) {
     detail::check_tokens("language_model", token.template extent<0>(), n);
     moe::detail::check_matrix("language_model", "out", out, n.tokens(), vocab);
     run_body(space, w, token, n, a, scratch);

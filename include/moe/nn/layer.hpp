@@ -33,7 +33,9 @@ struct sequence_shape {
 /// and, to stand in residual or sequence, a `name` that its parameters are called by. The concepts below say the same to the compiler.
 ///
 /// A layer runs in any space whose operators are included (.hpp: moe::cpu, .cuh: moe::cuda): it calls them by their plain names and the space finds the
-/// overload. It never reads an operand itself, which may be memory of a device. w and g point to the layer's first parameter. This base holds the parts that most layers share.
+/// overload. It never reads an operand itself, which may be memory of a device. w and g point to the layer's first parameter. Weights, rows and their
+/// gradients are T; g is accumulator<T>: with T = bf16 the gradients of the weights are float, sums that are never rounded to bf16, and whoever
+/// trains keeps float weights (the masters) of which w is a rounded copy. This base holds the parts that most layers share.
 struct layer_base {
   template <class T>
   struct stateless {
@@ -85,8 +87,8 @@ concept named_layer_type = layer_type<L> && requires {
 /// The whole list, for numbers T in a space.
 template <class L, class Space, class T>
 concept layer_in = layer_type<L> && execution_space<Space> &&
-    requires(Space const& space, arena& memory, sequence_shape shape, index_t n, T const* w, T* g, matrix_view<T const> in, matrix_view<T> out,
-             double scale, typename L::template activations<T>& activations, typename L::template state<T>& state, detail::any_visitor f) {
+    requires(Space const& space, arena& memory, sequence_shape shape, index_t n, T const* w, accumulator<T>* g, matrix_view<T const> in,
+             matrix_view<T> out, double scale, typename L::template activations<T>& activations, typename L::template state<T>& state, detail::any_visitor f) {
   requires std::constructible_from<typename L::template activations<T>, Space const&, arena&, sequence_shape>;
   requires std::constructible_from<typename L::template state<T>, Space const&, arena&, index_t>;
   { L::template scratch_bytes<T>(space, shape) } -> std::same_as<std::size_t>;

@@ -157,7 +157,8 @@ std::size_t layer_norm_backward_scratch_bytes(cuda const& /*space*/, index_t tok
 /// Cost    reads 4 tokens * d elements, two of them from cache if that holds them; writes tokens * d.
 template <class T>
 void layer_norm_backward(cuda const& space, in<T, dyn, dyn> d_y, in<T, dyn, dyn> x, in<T, dyn> weight, in<accumulator<T>, dyn> mean,
-                         in<accumulator<T>, dyn> rstd, tensor<T, dyn, dyn> d_x, tensor<T, dyn> d_weight, tensor<T, dyn> d_bias, arena& scratch) {
+                         in<accumulator<T>, dyn> rstd, tensor<T, dyn, dyn> d_x, tensor<accumulator<T>, dyn> d_weight,
+                         tensor<accumulator<T>, dyn> d_bias, arena& scratch) {
   char const* const name = "layer_norm_backward";
   detail::check_layer_norm_backward(d_y, x, weight, mean, rstd, d_x, d_weight, d_bias);
   index_t const tokens = x.template extent<0>(), d = x.template extent<1>();

@@ -122,7 +122,7 @@ std::size_t layer_norm_backward_scratch_bytes(cpu const& /*space*/, index_t toke
 ///   weight      [d]           in
 ///   mean, rstd  [tokens]      in   of the forward
 ///   d_x         [tokens, d]   out  overwritten; may be the very same view as d_y
-///   d_weight, d_bias [d]      in/out  added to, rounded to T once
+///   d_weight, d_bias [d]      in/out  added to; of type accumulator<T>: float where T is bf16
 ///
 /// Edges   tokens == 0 changes nothing.
 /// Throws  shape_mismatch if the shapes differ; out_of_memory if scratch holds less than layer_norm_backward_scratch_bytes.
@@ -130,7 +130,8 @@ std::size_t layer_norm_backward_scratch_bytes(cpu const& /*space*/, index_t toke
 /// Cost    reads 7 tokens * d elements, all but two from cache; writes tokens * d.
 template <class T>
 void layer_norm_backward(cpu const& space, in<T, dyn, dyn> d_y, in<T, dyn, dyn> x, in<T, dyn> weight, in<accumulator<T>, dyn> mean,
-                         in<accumulator<T>, dyn> rstd, tensor<T, dyn, dyn> d_x, tensor<T, dyn> d_weight, tensor<T, dyn> d_bias, arena& scratch) {
+                         in<accumulator<T>, dyn> rstd, tensor<T, dyn, dyn> d_x, tensor<accumulator<T>, dyn> d_weight,
+                         tensor<accumulator<T>, dyn> d_bias, arena& scratch) {
   using A = accumulator<T>;
   index_t const tokens = x.template extent<0>(), d = x.template extent<1>();
   detail::check_layer_norm_backward(d_y, x, weight, mean, rstd, d_x, d_weight, d_bias);

@@ -68,13 +68,14 @@ struct moe_ffn : layer_base {
   /// The result of routing: everything that losses, reports and backward ask about it.
   template <class T>
   struct routing {
-    matrix_view<T> logits;              // [tokens, experts]
-    tensor<T, dyn, k> weight;           // [tokens, k]
+    using A = accumulator<T>;           // logits and what is made of them are never rounded to bf16
+    matrix_view<A> logits;              // [tokens, experts]
+    tensor<A, dyn, k> weight;           // [tokens, k]
     tensor<int, dyn, k> expert;         // [tokens, k]
     dispatch_plan plan;
     vector_view<double> losses;         // [2]  balance, z
     routing(arena& a, index_t tokens)
-        : logits(a.mat<T>(tokens, experts)), weight(a.mat<T, k>(tokens)), expert(a.mat<int, k>(tokens)), plan(dispatch_plan::take(a, tokens, k, experts)),
+        : logits(a.mat<A>(tokens, experts)), weight(a.mat<A, k>(tokens)), expert(a.mat<int, k>(tokens)), plan(dispatch_plan::take(a, tokens, k, experts)),
           losses(a.vec<double>(2)) {}
   };
   template <class T>
@@ -94,8 +95,8 @@ struct moe_ffn : layer_base {
   static std::size_t scratch_bytes(S const& space, sequence_shape n) {
     index_t const tokens = n.tokens(), rows = tokens * k;
     auto const own = detail::measured([&](arena& a) {
-      a.mat<T>(rows, width), a.mat<T>(rows, width), a.mat<T>(rows, pre_width), a.mat<T>(rows, d_model), a.mat<T>(tokens, k), a.mat<T>(tokens, experts);
-      a.mat<T>(tokens, d_model);
+      a.mat<T>(rows, width), a.mat<T>(rows, width), a.mat<T>(rows, pre_width), a.mat<T>(rows, d_model), a.mat<accumulator<T>>(tokens, k);
+      a.mat<accumulator<T>>(tokens, experts), a.mat<T>(tokens, experts), a.mat<T>(tokens, d_model);
     });
     return own + std::max(operator_bytes<T>(space, tokens), has_shared ? shared::template scratch_bytes<T>(space, n) : 0);
   }
@@ -111,7 +112,7 @@ struct moe_ffn : layer_base {
   static void forward(S const& space, T const* w, matrix_view<T const> x, matrix_view<T> y, sequence_shape n, activations<T>& a, arena& scratch) {
     a.x = x;
     route(space, w, x, a.routed, capacity(x.rows()), scratch);
-    balance_losses<T>(space, a.routed.logits, a.routed.plan.counts, k, C.losses, a.routed.losses, scratch);
+    balance_losses<accumulator<T>>(space, a.routed.logits, a.routed.plan.counts, k, C.losses, a.routed.losses, scratch);
     run_experts(space, w, x, a.routed, a.pre, y, scratch);
     if constexpr (has_shared) {
       arena::scope const scope(scratch);
@@ -136,11 +137,11 @@ struct moe_ffn : layer_base {
   }
 
   template <class S, class T>
-  static void backward(S const& space, T const* w, T* g, matrix_view<T const> d_y, matrix_view<T> d_x, sequence_shape n, activations<T>& a, double scale,
-                       arena& scratch) {
+  static void backward(S const& space, T const* w, accumulator<T>* g, matrix_view<T const> d_y, matrix_view<T> d_x, sequence_shape n, activations<T>& a,
+                       double scale, arena& scratch) {
     arena::scope const scope(scratch);
     index_t const tokens = n.tokens();
-    auto const d_weight = scratch.mat<T, k>(tokens);
+    auto const d_weight = scratch.mat<accumulator<T>, k>(tokens);
     backward_experts(space, w, g, d_y, d_x, a, d_weight, scratch);
     backward_router(space, w, g, d_x, a, d_weight, scale, scratch);
     if constexpr (has_shared) {
@@ -159,7 +160,7 @@ struct moe_ffn : layer_base {
   template <class S, class T>
   static void route(S const& space, T const* w, matrix_view<T const> x, routing<T>& r, index_t limit, arena& scratch) {
     linear<S, T>(space, x, parameters.template at<0>(w), r.logits, scratch);
-    Router::forward(space, matrix_view<T const>(r.logits), r.weight, r.expert);
+    Router::forward(space, matrix_view<accumulator<T> const>(r.logits), r.weight, r.expert);
     make_dispatch(space, r.expert, limit, r.plan, scratch);
   }
 
@@ -176,15 +177,15 @@ struct moe_ffn : layer_base {
 
   /// d_x from the experts, their weight gradients, and the gradient of the combine weights.
   template <class S, class T>
-  static void backward_experts(S const& space, T const* w, T* g, matrix_view<T const> d_y, matrix_view<T> d_x, activations<T>& a, tensor<T, dyn, k> d_weight,
-                               arena& scratch) {
+  static void backward_experts(S const& space, T const* w, accumulator<T>* g, matrix_view<T const> d_y, matrix_view<T> d_x, activations<T>& a,
+                               tensor<accumulator<T>, dyn, k> d_weight, arena& scratch) {
     arena::scope const scope(scratch);
     dispatch_plan const& plan = a.routed.plan;
     index_t const rows = a.pre.rows();
     auto const h = scratch.mat<T>(rows, width), d_h = scratch.mat<T>(rows, width), d_pre = scratch.mat<T>(rows, pre_width), d_rows = scratch.mat<T>(rows, d_model);
     grouped_gemm<grouped_gemm_config{.transpose_w = false}>(space, d_y, plan.offsets, parameters.template at<2>(w), d_h, scratch, plan.token);
     detail::activate<C.activation, S, T>(space, a.pre, h);
-    weigh_rows<T>(space, plan.slot, a.routed.weight, h, d_h, matrix_view<T>(d_weight));
+    weigh_rows<T>(space, plan.slot, a.routed.weight, h, d_h, d_weight);
     grouped_gemm_weight_gradient<weight_gradient_config{.accumulate = true}>(space, d_y, h, plan.offsets, parameters.template at<2>(g), scratch, plan.token);
     detail::activate_backward<C.activation, S, T>(space, a.pre, d_h, d_pre);
     grouped_gemm_weight_gradient<weight_gradient_config{.accumulate = true}>(space, d_pre, a.x, plan.offsets, parameters.template at<1>(g), scratch, {}, plan.token);
@@ -193,13 +194,18 @@ struct moe_ffn : layer_base {
   }
 
   template <class S, class T>
-  static void backward_router(S const& space, T const* w, T* g, matrix_view<T> d_x, activations<T>& a, tensor<T, dyn, k> d_weight, double scale, arena& scratch) {
+  static void backward_router(S const& space, T const* w, accumulator<T>* g, matrix_view<T> d_x, activations<T>& a,
+                              tensor<accumulator<T>, dyn, k> d_weight, double scale, arena& scratch) {
     arena::scope const scope(scratch);
-    auto const d_logits = scratch.mat<T>(d_x.rows(), experts);
+    using A = accumulator<T>;
+    auto const d_logits = scratch.mat<A>(d_x.rows(), experts);
     routing<T> const& r = a.routed;
     Router::backward(space, r.logits, r.weight, r.expert, d_weight, d_logits);
-    balance_losses_backward(space, r.logits, r.plan.counts, k, C.losses, accumulator<T>(scale), d_logits, scratch);
-    linear_backward<true, S, T>(space, a.x, parameters.template at<0>(w), d_logits, d_x, parameters.template at<0>(g), scratch);
+    balance_losses_backward(space, r.logits, r.plan.counts, k, C.losses, A(scale), d_logits, scratch);
+    matrix_view<T> rounded;
+    if constexpr (std::is_same_v<A, T>) rounded = d_logits;
+    else rounded = scratch.mat<T>(d_x.rows(), experts), convert<A>(space, d_logits, rounded);
+    linear_backward<true, S, T>(space, a.x, parameters.template at<0>(w), rounded, d_x, parameters.template at<0>(g), scratch);
   }
 
   template <class T, class S>
@@ -208,9 +214,9 @@ struct moe_ffn : layer_base {
     return std::max({linear_scratch_bytes<T>(space, tokens, experts, d_model), grouped_gemm_scratch_bytes<T>(space, experts, pre_width, d_model),
                      grouped_gemm_scratch_bytes<T>(space, experts, d_model, pre_width), grouped_gemm_scratch_bytes<T>(space, experts, width, d_model),
                      grouped_gemm_scratch_bytes<T>(space, experts, d_model, width),
-                     grouped_gemm_weight_gradient_scratch_bytes<T>(space, experts, rows, std::max<index_t>(d_model, width)),
-                     make_dispatch_scratch_bytes(space, tokens, experts), balance_losses_scratch_bytes<T>(space, tokens, experts),
-                     balance_losses_backward_scratch_bytes<T>(space, experts)});
+                     grouped_gemm_weight_gradient_scratch_bytes<accumulator<T>>(space, experts, rows, std::max<index_t>(d_model, width)),
+                     make_dispatch_scratch_bytes(space, tokens, experts), balance_losses_scratch_bytes<accumulator<T>>(space, tokens, experts),
+                     balance_losses_backward_scratch_bytes<accumulator<T>>(space, experts)});
   }
 };
 

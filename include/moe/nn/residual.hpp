@@ -52,7 +52,7 @@ struct residual {
   }
 
   template <class S, class T>
-  static void backward(S const& space, T const* w, T* g, matrix_view<T const> d_y, matrix_view<T> d_x, sequence_shape n, activations<T>& a, double scale,
+  static void backward(S const& space, T const* w, accumulator<T>* g, matrix_view<T const> d_y, matrix_view<T> d_x, sequence_shape n, activations<T>& a, double scale,
                        arena& scratch) {
     arena::scope const scope(scratch);
     auto const d_normed = scratch.mat<T>(n.tokens(), d_model);

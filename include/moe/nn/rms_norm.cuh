@@ -130,7 +130,7 @@ std::size_t rms_norm_backward_scratch_bytes(cuda const& /*space*/, index_t token
 /// Cost    reads 4 tokens * d elements, two of them from cache if that holds them; writes tokens * d.
 template <class T>
 void rms_norm_backward(cuda const& space, in<T, dyn, dyn> d_y, in<T, dyn, dyn> x, in<T, dyn> weight, in<accumulator<T>, dyn> rstd,
-                       tensor<T, dyn, dyn> d_x, tensor<T, dyn> d_weight, arena& scratch) {
+                       tensor<T, dyn, dyn> d_x, tensor<accumulator<T>, dyn> d_weight, arena& scratch) {
   char const* const name = "rms_norm_backward";
   detail::check_rms_norm_backward(d_y, x, weight, rstd, d_x, d_weight);
   index_t const tokens = x.template extent<0>(), d = x.template extent<1>();

@@ -101,7 +101,7 @@ std::size_t rms_norm_backward_scratch_bytes(cpu const& /*space*/, index_t tokens
 ///   weight  [d]           in
 ///   rstd    [tokens]      in   of the forward
 ///   d_x     [tokens, d]   out  overwritten; may be the very same view as d_y
-///   d_weight [d]          in/out  added to, rounded to T once
+///   d_weight [d]          in/out  added to; of type accumulator<T>: float where T is bf16
 ///
 /// Edges   tokens == 0 changes nothing.
 /// Throws  shape_mismatch if the shapes differ; out_of_memory if scratch holds less than rms_norm_backward_scratch_bytes.
@@ -109,7 +109,7 @@ std::size_t rms_norm_backward_scratch_bytes(cpu const& /*space*/, index_t tokens
 /// Cost    reads 5 tokens * d elements, two of them from cache; writes tokens * d.
 template <class T>
 void rms_norm_backward(cpu const& space, in<T, dyn, dyn> d_y, in<T, dyn, dyn> x, in<T, dyn> weight, in<accumulator<T>, dyn> rstd,
-                       tensor<T, dyn, dyn> d_x, tensor<T, dyn> d_weight, arena& scratch) {
+                       tensor<T, dyn, dyn> d_x, tensor<accumulator<T>, dyn> d_weight, arena& scratch) {
   using A = accumulator<T>;
   index_t const tokens = x.template extent<0>(), d = x.template extent<1>();
   detail::check_rms_norm_backward(d_y, x, weight, rstd, d_x, d_weight);

@@ -87,9 +87,10 @@ struct gather_row {
 };
 
 /// y[t] = sum_j weight(t, j) x[position[t k + j]] in 16 bytes of a row, without weights if `weight` is empty.
-template <bool Weighted, class T>
+template <bool Weighted, class T, class TW>
 struct sum_of_choices {
-  tensor<T const, dyn, dyn> x, weight;
+  tensor<T const, dyn, dyn> x;
+  tensor<TW const, dyn, dyn> weight;
   tensor<int const, dyn> position;
   tensor<T, dyn, dyn> y;
   int k;
@@ -113,11 +114,13 @@ struct sum_of_choices {
 };
 
 /// One warp per choice.
-template <class T>
+template <class T, class TW>
 struct choice_gradient {
-  tensor<T const, dyn, dyn> d_y, ys, weight;
+  tensor<T const, dyn, dyn> d_y, ys;
+  tensor<TW const, dyn, dyn> weight;
   tensor<int const, dyn> position;
-  tensor<T, dyn, dyn> d_ys, d_weight;
+  tensor<T, dyn, dyn> d_ys;
+  tensor<TW, dyn, dyn> d_weight;
   __device__ void operator()(index_t s, int lane) const {
     using A = accumulator<T>;
     constexpr int size = pack_size<T>;
@@ -138,7 +141,7 @@ struct choice_gradient {
       }
     }
     dot = warp_sum(dot);
-    if (lane == 0) d_weight(t, j) = T(dot);
+    if (lane == 0) d_weight(t, j) = TW(dot);
   }
 };
 }  // namespace detail
@@ -155,25 +158,25 @@ template <class T, index_t R, index_t D>
 void dispatch_backward(cuda const& space, in<T, dyn, dyn> d_xs, dispatch_plan const& plan, index_t k, tensor<T, R, D> const& d_x) {
   detail::check_dispatch_backward(plan, plan.slots(), k, d_xs, d_x);
   for_each_element("dispatch_backward", space, d_x.rows(), detail::packs<T>(d_x.template extent<1>()),
-                   detail::sum_of_choices<false, T>{d_xs, {}, plan.position, d_x, static_cast<int>(k)});
+                   detail::sum_of_choices<false, T, T>{d_xs, {}, plan.position, d_x, static_cast<int>(k)});
 }
 
 /// The contract of combine(cpu), and its bits where the CPU has fused multiply-adds. Rows of the plan that ys has not count as dropped.
-template <class T, index_t R, index_t D>
-void combine(cuda const& space, in<T, dyn, dyn> ys, in<T, dyn, dyn> weight, dispatch_plan const& plan, tensor<T, R, D> const& y) {
+template <class T, class TW, index_t W, index_t K, index_t R, index_t D>
+void combine(cuda const& space, in<T, dyn, dyn> ys, tensor<TW, W, K> const& weight, dispatch_plan const& plan, tensor<T, R, D> const& y) {
   detail::check_combine(plan, plan.slots(), ys, weight, y);
   for_each_element("combine", space, y.rows(), detail::packs<T>(y.template extent<1>()),
-                   detail::sum_of_choices<true, T>{ys, weight, plan.position, y, static_cast<int>(plan.k)});
+                   detail::sum_of_choices<true, T, std::remove_const_t<TW>>{ys, weight, plan.position, y, static_cast<int>(plan.k)});
 }
 
 /// The contract of combine_backward(cpu). Rows of the plan that ys or d_ys has not count as dropped.
 ///
 /// Order   d_weight: a lane of a warp takes 16 bytes of every 512, one chain of madd over ascending columns, then a tree of halves.
-template <class T, index_t R, index_t D, index_t W, index_t K>
-void combine_backward(cuda const& space, in<T, dyn, dyn> d_y, in<T, dyn, dyn> ys, in<T, dyn, dyn> weight, dispatch_plan const& plan,
-                      tensor<T, R, D> const& d_ys, tensor<T, W, K> const& d_weight) {
+template <class T, class TW, index_t R, index_t D, index_t W, index_t K>
+void combine_backward(cuda const& space, in<T, dyn, dyn> d_y, in<T, dyn, dyn> ys, in<TW, dyn, dyn> weight, dispatch_plan const& plan,
+                      tensor<T, R, D> const& d_ys, tensor<TW, W, K> const& d_weight) {
   detail::check_combine_backward(plan, plan.slots(), d_y, ys, weight, d_ys, d_weight);
-  for_each_row("combine_backward", space, plan.slots(), detail::choice_gradient<T>{d_y, ys, weight, plan.position, d_ys, d_weight});
+  for_each_row("combine_backward", space, plan.slots(), detail::choice_gradient<T, TW>{d_y, ys, weight, plan.position, d_ys, d_weight});
 }
 
 }  // namespace moe::inline MOE_ISA

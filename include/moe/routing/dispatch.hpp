@@ -257,7 +257,7 @@ void dispatch_backward(cpu const& space, in<T, dyn, dyn> d_xs, dispatch_plan con
 /// Weighs and adds what the experts gave:  y[t] = sum_j weight[t, j] ys[position[t k + j]].
 ///
 ///   ys      [rows, d]    in   rows >= plan.rows()
-///   weight  [tokens, k]  in
+///   weight  [tokens, k]  in   of a type of its own: float beside rows of bf16
 ///   plan                 in   from make_dispatch for these tokens
 ///   y       [tokens, d]  out  overwritten; a token whose choices were all dropped gets zeros; must not overlap ys
 ///
@@ -265,8 +265,8 @@ void dispatch_backward(cpu const& space, in<T, dyn, dyn> d_xs, dispatch_plan con
 /// Throws  shape_mismatch if extents disagree with the plan; bad_argument if the plan holds what make_dispatch did not write for them.
 /// Order   one chain of madd from 0, j ascending, in accumulator<T>, rounded once.
 /// Cost    2 plan.rows() d flops; reads each row once.
-template <class T, index_t R, index_t D>
-void combine(cpu const& space, in<T, dyn, dyn> ys, in<T, dyn, dyn> weight, dispatch_plan const& plan, tensor<T, R, D> const& y) {
+template <class T, class TW, index_t W, index_t K, index_t R, index_t D>
+void combine(cpu const& space, in<T, dyn, dyn> ys, tensor<TW, W, K> const& weight, dispatch_plan const& plan, tensor<T, R, D> const& y) {
   detail::check_combine(plan, detail::known_rows(plan), ys, weight, y);
   detail::check_rows_of_slots("combine", plan);
   detail::sum_choices<T>(space, ys, plan, plan.k, y, [&](index_t t, index_t j) { return accumulator<T>(weight(t, j)); });
@@ -277,16 +277,16 @@ void combine(cpu const& space, in<T, dyn, dyn> ys, in<T, dyn, dyn> weight, dispa
 ///
 ///   d_y       [tokens, d]  in
 ///   ys        [rows, d]    in
-///   weight    [tokens, k]  in
+///   weight    [tokens, k]  in   of a type of its own, which is that of d_weight
 ///   d_ys      [rows, d]    out  may be ys itself; rows behind plan.rows() are not touched
 ///   d_weight  [tokens, k]  out
 ///
 /// Throws  shape_mismatch if extents disagree with the plan; bad_argument if the plan holds what make_dispatch did not write for them.
 /// Order   d_weight: one chain of madd per vector lane over ascending columns, then a fixed tree; independent of all other rows.
 /// Cost    3 plan.rows() d flops, one pass.
-template <class T, index_t R, index_t D, index_t W, index_t K>
-void combine_backward(cpu const& space, in<T, dyn, dyn> d_y, in<T, dyn, dyn> ys, in<T, dyn, dyn> weight, dispatch_plan const& plan,
-                      tensor<T, R, D> const& d_ys, tensor<T, W, K> const& d_weight) {
+template <class T, class TW, index_t R, index_t D, index_t W, index_t K>
+void combine_backward(cpu const& space, in<T, dyn, dyn> d_y, in<T, dyn, dyn> ys, in<TW, dyn, dyn> weight, dispatch_plan const& plan,
+                      tensor<T, R, D> const& d_ys, tensor<TW, W, K> const& d_weight) {
   using A = accumulator<T>;
   using V = simd<A>;
   index_t const tokens = d_y.template extent<0>(), d = d_y.template extent<1>(), k = weight.template extent<1>();
@@ -303,7 +303,7 @@ void combine_backward(cpu const& space, in<T, dyn, dyn> d_y, in<T, dyn, dyn> ys,
         dot = madd(gc, V::load(ys.row(r) + c, d - c), dot);
         (w * gc).store(d_ys.row(r) + c, d - c);
       }
-      d_weight(t, j) = T(sum(dot));
+      d_weight(t, j) = TW(sum(dot));
     }
   });
 }

@@ -6,11 +6,12 @@
 namespace moe::inline MOE_ISA {
 
 namespace detail {
-template <class T>
+template <class T, class TW>
 struct weigh_row {
   tensor<int const, dyn> slot;
-  tensor<T const, dyn, dyn> weight;
-  tensor<T, dyn, dyn> h, d_h, d_weight;
+  tensor<TW const, dyn, dyn> weight;
+  tensor<T, dyn, dyn> h, d_h;
+  tensor<TW, dyn, dyn> d_weight;
   __device__ void operator()(index_t r, int lane) const {
     using A = accumulator<T>;
     constexpr int size = pack_size<T>;
@@ -31,7 +32,7 @@ struct weigh_row {
       store_pack(d_h.row(r) + c, y, width - c);
     }
     dot = warp_sum(dot);
-    if (lane == 0) d_weight(t, j) = T(dot);
+    if (lane == 0) d_weight(t, j) = TW(dot);
   }
 };
 }  // namespace detail
@@ -41,12 +42,12 @@ struct weigh_row {
 /// Edges   slots are not checked: a row whose slot is outside [0, tokens k) is skipped, and of rows with the same slot one gives d_weight.
 /// Order   d_weight: a lane of the warp takes 16 bytes of every 512, one chain of madd over ascending columns, then a tree of halves. The products
 ///         have the bits of the CPU.
-template <class T, index_t W, index_t K>
-void weigh_rows(cuda const& space, in<int, dyn> slot, in<T, dyn, dyn> weight, tensor<T, dyn, dyn> h, tensor<T, dyn, dyn> d_h,
-                tensor<T, W, K> const& d_weight) {
+template <class T, class TW, index_t W, index_t K>
+void weigh_rows(cuda const& space, in<int, dyn> slot, in<TW, dyn, dyn> weight, tensor<T, dyn, dyn> h, tensor<T, dyn, dyn> d_h,
+                tensor<TW, W, K> const& d_weight) {
   detail::check_weigh_rows(slot, weight, h, d_h, d_weight);
-  fill(space, d_weight, T(0.0f));
-  for_each_row("weigh_rows", space, h.rows(), detail::weigh_row<T>{slot, weight, h, d_h, d_weight});
+  fill(space, d_weight, TW(0.0f));
+  for_each_row("weigh_rows", space, h.rows(), detail::weigh_row<T, TW>{slot, weight, h, d_h, d_weight});
 }
 
 }  // namespace moe::inline MOE_ISA

@@ -22,18 +22,18 @@ inline void check_weigh_rows(in<int, dyn> slot, auto const& weight, auto const& 
 /// After it h is what the gradient of the output matrix needs, and d_h is the gradient of h.
 ///
 ///   slot      [>= rows]      in      slot of a dispatch plan: distinct, in [0, tokens k), or -1 for a row that is skipped and not touched
-///   weight    [tokens, k]    in
+///   weight    [tokens, k]    in      of a type of its own: float beside h of bf16
 ///   h, d_h    [rows, width]  in out  must not overlap
-///   d_weight  [tokens, k]    out
+///   d_weight  [tokens, k]    out     of the type of weight
 ///
 /// Edges   no rows, or none that has a slot: d_weight is 0. A weight of 0 does not hide a NaN.
 /// Throws  shape_mismatch if extents disagree; bad_argument for a slot outside [-1, tokens k).
 /// Order   d_weight: one chain of madd per vector lane over ascending columns, then a fixed tree; the products are rounded once.
 /// Cost    4 rows width flops, one pass: h and d_h are read and written once.
 /// Source  Guo et al. 2025, SonicMoE, arXiv:2512.14080: dS = <dA', A>.
-template <class T, index_t W, index_t K>
-void weigh_rows(cpu const& space, in<int, dyn> slot, in<T, dyn, dyn> weight, tensor<T, dyn, dyn> h, tensor<T, dyn, dyn> d_h,
-                tensor<T, W, K> const& d_weight) {
+template <class T, class TW, index_t W, index_t K>
+void weigh_rows(cpu const& space, in<int, dyn> slot, in<TW, dyn, dyn> weight, tensor<T, dyn, dyn> h, tensor<T, dyn, dyn> d_h,
+                tensor<TW, W, K> const& d_weight) {
   using A = accumulator<T>;
   using V = simd<A>;
   detail::check_weigh_rows(slot, weight, h, d_h, d_weight);
@@ -41,7 +41,7 @@ void weigh_rows(cpu const& space, in<int, dyn> slot, in<T, dyn, dyn> weight, ten
   for (index_t r = 0; r < h.rows(); ++r)
     if (slot(r) < -1 || slot(r) >= slots) [[unlikely]]
       fail(errc::bad_argument, "weigh_rows: slot[", r, "] = ", slot(r), ", needs to be in [-1, ", slots, ")");
-  fill(space, d_weight, T(0.0f));
+  fill(space, d_weight, TW(0.0f));
   parallel_for(space, h.rows(), 4.0 * static_cast<double>(width), [&](index_t r) {
     if (slot(r) < 0) return;
     index_t const t = slot(r) / k, j = slot(r) % k;
@@ -54,7 +54,7 @@ void weigh_rows(cpu const& space, in<int, dyn> slot, in<T, dyn, dyn> weight, ten
       (x * w).store(a + c, width - c);
       (y * w).store(b + c, width - c);
     }
-    d_weight(t, j) = T(sum(dot));
+    d_weight(t, j) = TW(sum(dot));
   });
 }
 

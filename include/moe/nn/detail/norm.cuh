@@ -49,21 +49,21 @@ __device__ void chunk_rows(index_t chunk, tensor<T const, dyn, dyn> const& a, te
   }
 }
 
-/// to[c] += the sum over the rows of `partials`, in ascending order; rounded to T once.
-template <class A, class T>
+/// to[c] += the sum over the rows of `partials`, in ascending order.
+template <class A>
 struct add_row_sums_element {
   tensor<A const, dyn, dyn> partials;
-  tensor<T, dyn> to;
+  tensor<A, dyn> to;
   __device__ void operator()(index_t, index_t c) const {
     A total = 0;
 #pragma unroll 4
     for (index_t r = 0; r < partials.template extent<0>(); ++r) total += partials(r, c);
-    to(c) = T(static_cast<A>(to(c)) + total);
+    to(c) += total;
   }
 };
-template <class A, class T>
-void add_row_sums(char const* name, cuda const& space, matrix_view<A> partials, vector_view<T> to) {
-  for_each_element(name, space, 1, to.size(), add_row_sums_element<A, T>{partials, to});
+template <class A>
+void add_row_sums(char const* name, cuda const& space, matrix_view<A> partials, vector_view<A> to) {
+  for_each_element(name, space, 1, to.size(), add_row_sums_element<A>{partials, to});
 }
 
 }  // namespace moe::inline MOE_ISA::detail

@@ -52,9 +52,9 @@ MOE_INLINE simd<A> first_lanes(A x, index_t n) {
 
 inline constexpr index_t norm_chunk = 64;  ///< tokens whose weight gradients form one partial sum of a norm
 
-/// to[c] += the sum over the rows of `partials`, in ascending order; rounded to T once.
-template <class A, class T>
-void add_row_sums(cpu const& space, matrix_view<A> partials, vector_view<T> to) {
+/// to[c] += the sum over the rows of `partials`, in ascending order.
+template <class A>
+void add_row_sums(cpu const& space, matrix_view<A> partials, vector_view<A> to) {
   index_t const rows = partials.template extent<0>();
   parallel_chunks(space, to.size(), 256, static_cast<double>(rows), [&](index_t, index_t begin, index_t end) {
     row_vectors<A>(end - begin, [&](index_t c, auto n) {
