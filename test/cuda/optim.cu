@@ -8,7 +8,7 @@ using namespace moe;
 template <class T>
 void step(cuda const& space, tensor<T, dyn> x, tensor<double, 1> scale) {
   adamw(space, x, x, x, x, 1e-3, 0.1, 1.0, 1);
-  adamw(space, x, x, x, x, 1e-3, 0.1, scale, 1);
+  adamw(space, x, x, x, x, 1e-3, 0.1, scale, 1, {}, {.zeroed = x});
 }
 template <class T>
 void norm(cuda const& space, tensor<T, dyn> g, tensor<double, 1> norm, arena& scratch) {

@@ -1,3 +1,4 @@
+#include <moe/core/buffer.hpp>
 #include <moe/optim/adamw.hpp>
 
 #include <test/support.hpp>
@@ -16,6 +17,9 @@ struct state {
     moe::adamw(s, w.vec(), m.vec(), v.vec(), g.vec(), lr, decay, scale, t, c);
   }
   void step(double lr, double decay, double scale, index_t t, moe::adamw_config c = {}) { step(on(), lr, decay, scale, t, c); }
+  void step(space const& s, index_t t, moe::adamw_outputs<T> const& also) {
+    moe::adamw(s, w.vec(), m.vec(), v.vec(), g.vec(), 0.01, 0.1, 0.9, t, {}, also);
+  }
   bool equals(state const& other) const {
     return same_bits(w.values(), other.w.values()) && same_bits(m.values(), other.m.values()) && same_bits(v.values(), other.v.values());
   }
@@ -122,6 +126,86 @@ TEST_CASE_TEMPLATE("adamw: the factor of the gradient from a view gives the same
   }
 }
 
+namespace {
+/// Whether `rounded` is what bf16 makes of each w, the rows of 32 in pairs or not.
+template <class T, class R>
+bool is_rounded(state<T> const& s, R const& rounded, bool pairs) {
+  for (index_t i = 0; i < s.w.size(); ++i) {
+    index_t const block = i / 64, row = i / 32 % 2, column = i % 32;
+    if (rounded(pairs ? 64 * block + 2 * column + row : i).bits != moe::bf16(s.w(i)).bits) return false;
+  }
+  return true;
+}
+}  // namespace
+
+TEST_CASE_TEMPLATE("adamw: zeroing and rounding in the same pass: w, m and v have the same bits, nothing beside is touched", T, float, double) {
+  for (index_t n : {0, 1, 7, 16, 33, 64, 128, 192, 16384 + 64, 20001}) {
+    state<T> expected(n);
+    for (index_t t = 1; t <= 2; ++t) expected.step(0.01, 0.1, 0.9, t);
+    for (bool pairs : {false, true}) {
+      if (pairs && n % 64 != 0) continue;
+      auto const layout = pairs ? moe::bf16_layout::row_pairs : moe::bf16_layout::plain;
+      for_each_execution([&](space const& where, int i) {
+        state<T> s(n, 1, i), zeroed_only(n, 1, i);
+        array<moe::bf16> rounded(n, 1, 0, i);
+        s.step(where, 1, {.zeroed = s.g.vec(), .rounded = rounded.vec(), .layout = layout});
+        CHECK(is_rounded(s, rounded, pairs));
+        for (index_t k = 0; k < n; ++k) REQUIRE((s.g(k) == 0 && !std::signbit(s.g(k))));
+        s.g.normal(2);
+        s.step(where, 2, {.rounded = rounded.vec(), .layout = layout});
+        CHECK(is_rounded(s, rounded, pairs));
+        CHECK(same_bits(s.g.values(), expected.g.values()));  // only zeroed where asked
+        CHECK(s.equals(expected));
+        for (index_t t = 1; t <= 2; ++t) {
+          zeroed_only.g.normal(2);
+          zeroed_only.step(where, t, {.zeroed = zeroed_only.g.vec()});
+          for (index_t k = 0; k < n; ++k) REQUIRE(zeroed_only.g(k) == 0);
+        }
+        CHECK(zeroed_only.equals(expected));
+      });
+    }
+  }
+}
+
+TEST_CASE("adamw: a rounded copy too large for the caches is written past them, to the last element") {
+  if (on_cuda) return;
+  index_t const n = (index_t{1} << 22) + 64;  // 8 MiB of bf16 and a little
+  state<float> s(1);
+  array<float> w(n), m(n), v(n), g(n);
+  m.fill(0), v.fill(0);
+  moe::buffer const memory(2 * static_cast<std::size_t>(n) + 128);  // aligned to pages
+  for (bool pairs : {false, true})
+    for (index_t shift : {0, 1}) {  // 1: not aligned, so not past the caches
+      for (index_t i = 0; i < n; ++i) w(i) = static_cast<float>(i % 1013) * 0.37f, g(i) = static_cast<float>(i % 7 - 3);
+      moe::bf16* const rounded = memory.as<moe::bf16>() + shift;
+      rounded[n].bits = 0x1234;
+      moe::adamw(on(), w.vec(), m.vec(), v.vec(), g.vec(), 0.01, 0.1, 1, 1, {},
+                 {.rounded = moe::vec(rounded, n), .layout = pairs ? moe::bf16_layout::row_pairs : moe::bf16_layout::plain});
+      index_t wrong = rounded[n].bits != 0x1234;
+      for (index_t i = 0; i < n; ++i) wrong += rounded[pairs ? i / 64 * 64 + i % 32 * 2 + i / 32 % 2 : i].bits != moe::bf16(w(i)).bits;
+      CHECK(wrong == 0);
+    }
+}
+
+TEST_CASE_TEMPLATE("adamw: a split buffer rounds to the same bits; NaN reaches the rounded copy", T, float, double) {
+  index_t const n = 640;
+  state<T> whole(n), parts(n);
+  array<moe::bf16> expected(n), rounded(n);
+  whole.g(100) = parts.g(100) = quiet_nan<T>();
+  auto const pairs = moe::bf16_layout::row_pairs;
+  whole.step(on(), 1, {.zeroed = whole.g.vec(), .rounded = expected.vec(), .layout = pairs});
+  for (index_t begin = 0; begin < n; begin += 192) {
+    index_t const count = std::min<index_t>(192, n - begin);
+    auto const part = [&](auto& a) { return moe::vec(a.data() + begin, count); };
+    moe::adamw(on(), part(parts.w), part(parts.m), part(parts.v), part(parts.g), 0.01, 0.1, 0.9, 1, {},
+               {.zeroed = part(parts.g), .rounded = part(rounded), .layout = pairs});
+  }
+  CHECK(parts.equals(whole));
+  for (index_t i = 0; i < n; ++i) CHECK(rounded(i).bits == expected(i).bits);
+  CHECK(std::isnan(static_cast<float>(rounded(64 + 2 * (100 % 32) + 1))));  // element 100: block 1, row 1
+  CHECK(whole.g(100) == 0);
+}
+
 TEST_CASE("adamw: a factor that is negative or not finite changes nothing; where the host can see it, it is an error") {
   array<double> scale(1);
   for (double factor : {quiet_nan<double>(), std::numeric_limits<double>::infinity(), -std::numeric_limits<double>::infinity(), -1.0}) {
@@ -131,6 +215,12 @@ TEST_CASE("adamw: a factor that is negative or not finite changes nothing; where
     CHECK(contains(text, "adamw: grad_scale is ") == !on_cuda);
     CHECK(text.empty() == on_cuda);
     CHECK(s.equals(before));
+    array<moe::bf16> rounded(100);
+    moe::adamw_outputs<float> const also{.zeroed = s.g.vec(), .rounded = rounded.vec()};
+    error_of([&] { moe::adamw(on(), s.w.vec(), s.m.vec(), s.v.vec(), s.g.vec(), 0.1, 0.1, moe::view<1>(scale.data(), 1), 1, {}, also); });
+    CHECK(s.equals(before));
+    for (index_t i = 0; i < 100; ++i) CHECK((s.g(i) == 0) == on_cuda);  // where the step is left out in silence, the next gradient must not be spoiled
+    CHECK(rounded(50).bits == array<moe::bf16>(1)(0).bits);
   }
 }
 
@@ -189,5 +279,17 @@ TEST_CASE("adamw: errors come before any work") {
   CHECK(lengths(s.m, s.v, four) == "adamw: g has 4 elements, needs 5");
   CHECK(error_of([&] { moe::adamw(on(), s.w.vec(), s.m.vec(), s.v.vec(), s.g.vec(), 0.1, 0, factor, 0); }) ==
         "adamw: step is 0, needs to be at least 1");
+  array<moe::bf16> few(4), all(5);
+  auto const outputs = [&](moe::adamw_outputs<float> const& also) {
+    auto const e = error_of([&] { moe::adamw(on(), s.w.vec(), s.m.vec(), s.v.vec(), s.g.vec(), 0.1, 0, 1, 1, {}, also); });
+    CHECK(error_of([&] { moe::adamw(on(), s.w.vec(), s.m.vec(), s.v.vec(), s.g.vec(), 0.1, 0, factor, 1, {}, also); }) == e);
+    return e;
+  };
+  CHECK(outputs({.zeroed = s.m.vec()}) == "adamw: zeroed is not g, the very same view");
+  CHECK(outputs({.zeroed = moe::vec(s.g.data(), 4)}) == "adamw: zeroed is not g, the very same view");
+  CHECK(outputs({.rounded = few.vec()}) == "adamw: rounded has 4 elements, needs 5");
+  CHECK(outputs({.rounded = all.vec(), .layout = moe::bf16_layout::row_pairs}) == "adamw: w has 5 elements, needs a multiple of 64 for pairs of rows of 32");
+  CHECK(outputs({.layout = moe::bf16_layout::row_pairs}).empty());  // nothing is rounded
+  s.w = array<float>(before, 5, 1);
   CHECK(same_bits(s.w.values(), before));
 }

@@ -124,6 +124,37 @@ TEST_CASE("adamw_by_group: a frozen group keeps its weights; no spans change not
   CHECK(same_bits(none.all(), before.all()));
 }
 
+TEST_CASE("adamw_by_group: zeroes and rounds what spans cover, each span in its layout from its begin on") {
+  auto const pairs = moe::bf16_layout::row_pairs;
+  // 16: no multiple of 64 before the pairs; two spans of equal rates, unlike in layout; a gap
+  std::vector<parameter_span> const spans{{ffn, 0, 16, true}, {ffn, 16, 80, true, pairs}, {ffn, 80, 144, true, pairs}, {expert, 150, 160, true}};
+  for_each_execution([&](space const& where, int) {
+    state<float> expected, s;
+    expected.step(where, spans, rates, 0.7, 1);
+    array<moe::bf16> rounded(160);
+    moe::adamw_by_group(where, spans, rates, s.w.vec(), s.m.vec(), s.v.vec(), s.g.vec(), 0.7, 1, {},
+                        {.zeroed = s.g.vec(), .rounded = rounded.vec()});
+    CHECK(same_bits(s.all(), expected.all()));
+    std::uint16_t const untouched = array<moe::bf16>(1)(0).bits;
+    for (index_t i = 0; i < 160; ++i) {
+      bool const gap = i >= 144 && i < 150;
+      CHECK((s.g(i) == 0) == !gap);
+      index_t const b = i - 16;
+      index_t const at = i < 16 || i >= 144 ? i : 16 + b / 64 * 64 + b % 32 * 2 + b / 32 % 2;
+      CHECK(rounded(at).bits == (gap ? untouched : moe::bf16(s.w(i)).bits));
+    }
+  });
+}
+
+TEST_CASE("parameter_spans: a parameter that says how it is rounded is joined only with its like") {
+  struct packed_piece : piece {
+    moe::bf16_layout rounded_layout;
+  };
+  auto const plain = moe::bf16_layout::plain, pairs = moe::bf16_layout::row_pairs;
+  CHECK(moe::parameter_spans(std::vector<packed_piece>{{{ffn, 0, 64, 2}, pairs}, {{ffn, 64, 64, 2}, pairs}, {{ffn, 128, 64, 2}, plain}}) ==
+        std::vector<parameter_span>{{ffn, 0, 128, true, pairs}, {ffn, 128, 192, true, plain}});
+}
+
 TEST_CASE("adamw_by_group: wrong use is refused before anything is changed") {
   state<float> s;
   double const nan = quiet_nan<double>();
@@ -147,6 +178,14 @@ TEST_CASE("adamw_by_group: wrong use is refused before anything is changed") {
   };
   CHECK(contains(error_of([&] { s.step(on(), good, rises(2), 1, 5); }), "lr * weight_decay is 2"));
   CHECK(contains(error_of([&] { s.step(on(), good, rises(nan), 1, 5); }), "the learning rate of ffn at step 5"));
+  array<moe::bf16> rounded(160);
+  auto const outputs = [&](std::vector<parameter_span> const& spans, moe::adamw_outputs<float> const& also) {
+    return error_of([&] { moe::adamw_by_group(on(), spans, rates, s.w.vec(), s.m.vec(), s.v.vec(), s.g.vec(), 1, 1, {}, also); });
+  };
+  CHECK(outputs({{ffn, 0, 16, true}, {ffn, 16, 96, true, moe::bf16_layout::row_pairs}}, {.rounded = rounded.vec()}) ==
+        "adamw_by_group: a span is elements [16, 96), needs to be a multiple of 64 of them for pairs of rows of 32");
+  CHECK(outputs(good, {.zeroed = s.w.vec()}) == "adamw_by_group: zeroed is not g, the very same view");
+  CHECK(outputs(good, {.rounded = moe::vec(rounded.data(), 100)}) == "adamw_by_group: rounded has 100 elements, needs 160");
   array<float> few(159);
   few.fill(0);
   CHECK(error_of([&] { moe::adamw_by_group(on(), good, rates, s.w.vec(), few.vec(), s.v.vec(), s.g.vec(), 1, 1); }) ==

@@ -78,13 +78,14 @@ MOE_INLINE floats from_bf16(bf16 const* p, index_t n) {
   return widened(h);
 }
 
-/// Integers only, as in bf16(float): VCVTNEPS2BF16 would take a denormal number for 0.
-MOE_INLINE halves narrowed(floats f) {
-  words const u = __builtin_bit_cast(words, f);
-  words const nearest = u + (((u >> 16) & 1u) + 0x7fffu);
-  words const kept = f != f ? u | 0x400000u : nearest;
-  return __builtin_convertvector(kept >> 16, halves);
+/// The bits of the nearest bf16, in the upper half of each word. Integers only, as in bf16(float): VCVTNEPS2BF16 would take a denormal number for 0.
+MOE_INLINE words nearest_bf16(floats f) {
+  words const u = __builtin_bit_cast(words, f), nearest = u + (((u >> 16) & 1u) + 0x7fffu);
+  return f != f ? u | 0x400000u : nearest;
 }
+MOE_INLINE halves narrowed(floats f) { return __builtin_convertvector(nearest_bf16(f) >> 16, halves); }
+/// Lane i of a beside lane i of b, for each i.
+MOE_INLINE words narrowed_pairs(floats a, floats b) { return nearest_bf16(a) >> 16 | (nearest_bf16(b) & 0xffff0000u); }
 MOE_INLINE void to_bf16(floats f, bf16* p) {
   halves const h = narrowed(f);
   std::memcpy(static_cast<void*>(p), &h, sizeof h);
