@@ -41,6 +41,29 @@ TEST_CASE("fill, copy and add: a NaN stays; errors name the argument") {
   CHECK(error_of([&] { moe::copy<float>(on(), wide.mat(), y.mat()); }) == "copy: from is [2, 4], needs [2, 3]");
 }
 
+TEST_CASE("convert: float to bf16 rounds to nearest, ties to even, and back changes nothing; NaN stays") {
+  for_each_execution([](space const& s, int i) {
+    for (index_t rows : {0, 1, 3, 70})
+      for (index_t columns : {0, 1, 7, 16, 33}) {
+        array<float> x(rows, columns, columns + i % 3, i % 2), back(rows, columns, columns + 1);
+        array<bf16> rounded(rows, columns, columns + 2, 1);
+        x.normal(1);
+        if (x.size() > 0) x(0, 0) = i % 2 == 0 ? 1.00390625f : quiet_nan<float>();  // half way between two of bf16
+        moe::convert<float>(s, x.mat(), rounded.mat());
+        moe::convert<bf16>(s, rounded.mat(), back.mat());
+        std::vector<bf16> expected;
+        for (float const v : x.values()) expected.push_back(bf16(v));
+        CHECK(same_bits(rounded.values(), expected));
+        for (index_t r = 0; r < rows; ++r)
+          for (index_t c = 0; c < columns; ++c) CHECK(bf16(back(r, c)).bits == rounded(r, c).bits);
+        if (x.size() > 0 && i % 2 == 0) CHECK(back(0, 0) == 1);
+      }
+  });
+  array<float> x(2, 3);
+  array<bf16> wide(2, 4);
+  CHECK(error_of([&] { moe::convert<float>(on(), x.mat(), wide.mat()); }) == "convert: from is [2, 3], needs [2, 4]");
+}
+
 TEST_CASE("copy: n elements, and none") {
   array<int> from(5), to(5);
   for (index_t i = 0; i < 5; ++i) from(i) = static_cast<int>(i);

@@ -12,7 +12,8 @@ void cross_entropy(bench::run& r) {
   auto const tokens = r["tokens"], d = r["d"], vocab = r["vocab"];
   auto const ids = r.ids(tokens, vocab);
   auto const target = r.device(ids);
-  auto const x = r.mat<T>(tokens, d), w = r.mat<T>(vocab, d), d_x = r.empty<T>(tokens, d), d_w = r.mat<T>(vocab, d);
+  auto const x = r.mat<T>(tokens, d), w = r.mat<T>(vocab, d), d_x = r.empty<T>(tokens, d);
+  auto const d_w = r.mat<moe::accumulator<T>>(vocab, d);
   auto const loss = moe::view<2>(r.empty<double>(1, 2).data(), 2);
   auto scratch = r.scratch(moe::cross_entropy_scratch_bytes<T>(r.space, tokens, d, vocab));
   auto const f = [&](moe::cuda const& s) { moe::cross_entropy<moe::cross_entropy_config{}, T>(s, x, w, target, 1.0f, loss, d_x, d_w, scratch); };
@@ -31,7 +32,7 @@ void cross_entropy(bench::run& r) {
   bench::error e;
   for (std::size_t c = 0; c < got.size(); ++c) e.add(got[c], want[c]);
   r.check(e);
-  r.time({.bytes = static_cast<double>(2 * x.size() + 3 * w.size()) * sizeof(T),
+  r.time({.bytes = static_cast<double>(2 * x.size() + w.size()) * sizeof(T) + 2.0 * static_cast<double>(w.size()) * sizeof(moe::accumulator<T>),
           .flops = 6.0 * static_cast<double>(tokens) * static_cast<double>(vocab * d)},
          f);
 }

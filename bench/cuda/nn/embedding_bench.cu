@@ -26,7 +26,8 @@ void backward(bench::run& r) {
   auto const tokens = r["tokens"], vocab = r["vocab"], d = r["d"];
   auto const ids = r.ids(tokens, vocab);
   auto const token = r.device(ids);
-  auto const d_y = r.mat<T>(tokens, d), d_table = r.mat<T>(vocab, d);
+  auto const d_y = r.mat<T>(tokens, d);
+  auto const d_table = r.mat<moe::accumulator<T>>(vocab, d);
   auto scratch = r.scratch(moe::embedding_backward_scratch_bytes(r.space, tokens, vocab));
   auto const f = [&](moe::cuda const& s) { moe::embedding_backward<T>(s, token, d_y, d_table, scratch); };
   std::vector<std::vector<double>> want;
@@ -45,7 +46,7 @@ void backward(bench::run& r) {
   }
   r.check(e);
   double const touched = static_cast<double>(tokens < vocab ? tokens : vocab) * static_cast<double>(d);  // rows of the table, at most
-  r.time({.bytes = (static_cast<double>(d_y.size()) + 2 * touched) * sizeof(T)}, f);
+  r.time({.bytes = static_cast<double>(d_y.size()) * sizeof(T) + 2 * touched * sizeof(moe::accumulator<T>)}, f);
 }
 
 bench::group const cases([](bench::group& g) {

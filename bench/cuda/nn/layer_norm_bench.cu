@@ -42,10 +42,11 @@ template <class T>
 void backward(bench::run& r) {
   auto const tokens = r["tokens"], d = r["d"];
   auto const x = r.mat<T>(tokens, d), d_y = r.mat<T>(tokens, d), d_x = r.empty<T>(tokens, d), y = r.empty<T>(tokens, d);
-  auto const weight = r.vec<T>(d), d_weight = r.vec<T>(d), d_bias = r.vec<T>(d);
+  auto const weight = r.vec<T>(d), bias = r.vec<T>(d);
+  auto const d_weight = r.vec<moe::accumulator<T>>(d), d_bias = r.vec<moe::accumulator<T>>(d);
   auto const moments = r.empty<float>(2, tokens);
   auto const mean = moe::vec(moments.row(0), tokens), rstd = moe::vec(moments.row(1), tokens);
-  moe::layer_norm<T>(r.space, x, weight, d_bias, 1e-5f, y, mean, rstd);
+  moe::layer_norm<T>(r.space, x, weight, bias, 1e-5f, y, mean, rstd);
   auto scratch = r.scratch(moe::layer_norm_backward_scratch_bytes<T>(r.space, tokens, d));
   auto const f = [&](moe::cuda const& s) { moe::layer_norm_backward<T>(s, d_y, x, weight, mean, rstd, d_x, d_weight, d_bias, scratch); };
   r.first(f);

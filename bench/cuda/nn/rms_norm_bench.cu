@@ -29,7 +29,8 @@ template <class T>
 void backward(bench::run& r) {
   auto const tokens = r["tokens"], d = r["d"];
   auto const x = r.mat<T>(tokens, d), d_y = r.mat<T>(tokens, d), d_x = r.empty<T>(tokens, d), y = r.empty<T>(tokens, d);
-  auto const weight = r.vec<T>(d), d_weight = r.vec<T>(d);
+  auto const weight = r.vec<T>(d);
+  auto const d_weight = r.vec<moe::accumulator<T>>(d);
   auto const rstd = moe::vec(r.empty<float>(1, tokens).data(), tokens);
   moe::rms_norm<T>(r.space, x, weight, 1e-5f, y, rstd);
   auto scratch = r.scratch(moe::rms_norm_backward_scratch_bytes<T>(r.space, tokens, d));
