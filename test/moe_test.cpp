@@ -58,7 +58,7 @@ struct trainer {
   memory_of_space memory;
   arena all;
   step_memory<T> on;
-  std::vector<moe::parameter_span> spans = moe::parameter_spans(parameters_of<model>());
+  std::vector<moe::parameter_span> spans = moe::parameter_spans(parameters_of<model, test::space>());
   moe::group_schedule rates = moe::group_schedule(moe::warmup_cosine(0.02, 4, 20, 0.002), 0.1).scaled(moe::parameter_group::router, 0.5);
 
   static std::size_t bytes(test::space const& s) {
@@ -70,7 +70,7 @@ struct trainer {
 
   void load() {
     std::vector<T> w(static_cast<std::size_t>(n)), zeros(w.size());
-    initialise<model>(w.data(), 4);
+    initialise<model, test::space>(w.data(), 4);
     moe::copy<T>(s, on.w.data(), w.data(), n);
     moe::copy<T>(s, on.m.data(), zeros.data(), n);
     moe::copy<T>(s, on.v.data(), zeros.data(), n);

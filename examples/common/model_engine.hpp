@@ -16,7 +16,7 @@ class model_engine final : public memory_engine<Device> {
   index_t buffer_size() const override { return Model::parameter_count; }
   index_t active_parameters() const override { return Model::active_parameters(); }
   double flops_per_token(index_t length) const override { return Model::flops_per_token(length); }
-  std::vector<parameter_info> parameters() const override { return moe::nn::parameters_of<Model>(); }
+  std::vector<parameter_info> parameters() const override { return moe::nn::parameters_of<Model, space>(); }
 
   void add_load(expert_load& load) override {
     std::size_t layer = 0;
@@ -45,7 +45,7 @@ class model_engine final : public memory_engine<Device> {
   std::size_t decode_scratch_bytes(space const& s, index_t rows, index_t capacity) const override {
     return Model::template logits_scratch_bytes<float>(s, rows, capacity);
   }
-  void initial_weights(float* host, std::uint64_t seed) const override { moe::nn::initialise<Model>(host, seed); }
+  void initial_weights(float* host, std::uint64_t seed) const override { moe::nn::initialise<Model, space>(host, seed); }
 
   void reserve(space const& s, moe::arena& memory, sequence_shape n) override {
     shape_ = n;

@@ -17,7 +17,7 @@ moe::shape_list shape_of(parameter_info const& p) {
   if (p.rows > 1) return {p.rows, p.columns};
   return {p.columns};
 }
-bool is_plain(parameter_info const& p) { return p.element == &moe::nn::row_major::offset; }
+bool is_plain(parameter_info const& p) { return !p.in_panels; }
 
 /// Calls f(name, values, parameter) for each tensor of a checkpoint.
 template <class F>

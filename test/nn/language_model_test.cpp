@@ -10,7 +10,7 @@
 #include <moe/moe.cuh>
 #endif
 
-#include "test/support.hpp"
+#include "test/nn/parameter_places.hpp"
 
 using namespace moe::nn;
 using moe::index_t;
@@ -45,7 +45,7 @@ struct run {
   explicit run(sequence_shape n, test::space const& s = test::on())
       : shape(n), space(s), kept_memory(bytes(s, n)), scratch_memory(M::template scratch_bytes<T>(s, n)), kept(kept_memory.data(), kept_memory.size()),
         a(s, kept, n) {
-    initialise<M>(w.data(), 4);
+    initialise<M, test::space>(w.data(), 4);
     moe::random_stream const random{8, moe::random_purpose::test, 0};
     for (index_t t = 0; t < n.tokens(); ++t) {
       token.push_back(static_cast<int>(random.below(static_cast<std::uint64_t>(2 * t), M::vocab)));
@@ -93,10 +93,10 @@ void check_gradients() {
     same = same && r.choices() == chosen;
     return l;
   };
-  for (auto const& p : parameters_of<M>()) {
-    std::vector<double> const part(g.begin() + p.offset, g.begin() + p.offset + p.elements());
-    if (test::on_cuda) test::check_direction(p.name.c_str(), loss, r.w.data() + p.offset, p.elements(), part, 1, 1e-5);
-    else test::check_gradient(p.name.c_str(), loss, r.w.data() + p.offset, p.elements(), part);
+  for (auto const& p : parameters_of<M, test::space>()) {
+    std::vector<double> const part(g.begin() + p.offset, g.begin() + p.offset + p.size);
+    if (test::on_cuda) test::check_direction(p.name.c_str(), loss, r.w.data() + p.offset, p.size, part, 1, 1e-5);
+    else test::check_gradient_at(p.name.c_str(), loss, r.w.data(), test::places_of(p), g.data());
   }
   test::check_direction("all parameters", loss, r.w.data(), static_cast<index_t>(r.w.size()), g, 1, 1e-5);
   CHECK_MESSAGE(same, "a step changed the choice of experts: take another seed");
@@ -111,7 +111,7 @@ TEST_CASE("language_model: bf16 has the loss and the gradient of double on the s
     using M = typename decltype(m)::type;
     run<M, moe::bf16> rounded({2, 6});
     run<M, double> exact({2, 6});
-    for (std::size_t i = 0; i < rounded.w.size(); ++i) exact.w[i] = static_cast<double>(rounded.w[i]);
+    test::copy_parameters<M>(rounded.w.data(), exact.w.data());
     double const loss = rounded.gradient(), expected = exact.gradient();
     REQUIRE_MESSAGE(rounded.choices() == exact.choices(), "rounding changed the choice of experts: take another seed");
     CHECK(loss == rounded.loss());
@@ -125,7 +125,7 @@ TEST_CASE("language_model: bf16 has the loss and the gradient of double on the s
       return product / std::sqrt(a * b);
     };
     CHECK(cosine(0, M::parameter_count) > 0.9999);
-    for (auto const& p : parameters_of<M>()) CHECK_MESSAGE(cosine(p.offset, p.size) > 0.999, p.name << ": cosine " << cosine(p.offset, p.size));
+    for (auto const& p : parameters_of<M, test::space>()) CHECK_MESSAGE(cosine(p.offset, p.size) > 0.999, p.name << ": cosine " << cosine(p.offset, p.size));
   };
   check(std::type_identity<model<false>>());
   if (!test::on_cuda) check(std::type_identity<model<true>>());

@@ -5,7 +5,7 @@
 #include <moe/moe.cuh>  // a layer may stand in others
 #endif
 
-#include "test/support.hpp"
+#include "test/nn/parameter_places.hpp"
 
 namespace test {
 
@@ -31,7 +31,7 @@ struct layer_run {
       : shape(n), space(s), x(n.tokens(), L::d_model), y(n.tokens(), L::d_model), c(n.tokens(), L::d_model), d_x(n.tokens(), L::d_model),
         kept_memory(activation_bytes(s, n), std::byte{0xff}), scratch_memory(L::template scratch_bytes<T>(s, n)),
         kept(kept_memory.data(), kept_memory.size()), a(s, kept, n) {
-    moe::nn::initialise<L>(w.data(), seed);
+    moe::nn::initialise<L, test::space>(w.data(), seed);
     x.normal(seed + 1);
     c.normal(seed + 2);
   }
@@ -81,10 +81,10 @@ void check_layer_gradients(moe::nn::sequence_shape n, std::uint64_t seed = 1, gr
     same_choice = same_choice && run.choices() == chosen;
     return l;
   };
-  for (auto const& p : moe::nn::parameters_of<L>()) {
-    std::vector<double> const part(g.begin() + p.offset, g.begin() + p.offset + p.elements());
-    if (on_cuda) check_direction(p.name.c_str(), loss, run.w.data() + p.offset, p.elements(), part, seed, 1e-5);
-    else check_gradient(p.name.c_str(), loss, run.w.data() + p.offset, p.elements(), part, tolerance);
+  for (auto const& p : moe::nn::parameters_of<L, test::space>()) {
+    std::vector<double> const part(g.begin() + p.offset, g.begin() + p.offset + p.size);
+    if (on_cuda) check_direction(p.name.c_str(), loss, run.w.data() + p.offset, p.size, part, seed, 1e-5);
+    else check_gradient_at(p.name.c_str(), loss, run.w.data(), places_of(p), g.data(), tolerance);
   }
   if (on_cuda) check_direction("x", loss, run.x.data(), run.x.size(), d_x, seed, 1e-5);
   else check_gradient("x", loss, run.x.data(), run.x.size(), d_x, tolerance);
@@ -124,7 +124,7 @@ template <class L>
 void check_layer_bf16(moe::nn::sequence_shape n, std::uint64_t seed = 1, double tolerance = 0.01) {
   layer_run<L, bf16> rounded(n, seed);
   layer_run<L, double> exact(n, seed);
-  for (std::size_t i = 0; i < rounded.w.size(); ++i) exact.w[i] = static_cast<double>(rounded.w[i]);
+  copy_parameters<L>(rounded.w.data(), exact.w.data());
   for (index_t t = 0; t < n.tokens(); ++t)
     for (index_t i = 0; i < L::d_model; ++i)
       exact.x(t, i) = static_cast<double>(rounded.x(t, i)), exact.c(t, i) = static_cast<double>(rounded.c(t, i));
@@ -139,7 +139,7 @@ void check_layer_bf16(moe::nn::sequence_shape n, std::uint64_t seed = 1, double 
   near("y", rounded.y.values(), exact.y.values(), 0, elements);
   near("d_x", rounded.d_x.values(), exact.d_x.values(), 0, elements);
   bool beyond_bf16 = L::parameter_count == 0;
-  for (auto const& p : moe::nn::parameters_of<L>()) {
+  for (auto const& p : moe::nn::parameters_of<L, test::space>()) {
     near(p.name, rounded.g, exact.g, static_cast<std::size_t>(p.offset), static_cast<std::size_t>(p.size));
     for (index_t i = p.offset; i < p.offset + p.size; ++i) {
       float const g = rounded.g[static_cast<std::size_t>(i)];

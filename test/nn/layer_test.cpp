@@ -152,7 +152,7 @@ TEST_CASE("layer: the least that is a layer runs in a residual branch, y = x + r
   moe::arena memory(kept), scratch(work);
   L::activations<float> activations(space, memory, shape);
   std::vector<float> w(L::parameter_count), x{2, -2, 2, -2, 2, -2, 2, -2}, y(8);
-  initialise<L>(w.data(), 1);
+  initialise<L, test::space>(w.data(), 1);
   L::forward(space, static_cast<float const*>(w.data()), moe::mat(static_cast<float const*>(x.data()), 1, 8), moe::mat(y.data(), 1, 8), shape,
              activations, scratch);
   for (std::size_t i = 0; i < 8; ++i) CHECK(y[i] == doctest::Approx(1.5 * static_cast<double>(x[i])).epsilon(1e-5));

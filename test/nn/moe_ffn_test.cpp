@@ -44,11 +44,12 @@ TEST_CASE("moe_ffn: equals the sum over its experts computed one by one") {
   test::layer_run<moe_ffn<plain>, double> run({1, 6});
   run.forward();
   using L = moe_ffn<plain>;
-  double const *router = run.w.data(), *in = run.w.data() + L::parameters.offset<1>(), *out = run.w.data() + L::parameters.offset<2>();
+  auto const all = parameters_of<L, test::space>();
+  auto const weight = [&](std::size_t i, moe::index_t n, moe::index_t r, moe::index_t c) { return run.w[static_cast<std::size_t>(all[i].place<double>(n, r, c))]; };
   for (moe::index_t t = 0; t < 6; ++t) {
     std::vector<double> logits(6);
     for (int e = 0; e < 6; ++e)
-      for (int i = 0; i < 6; ++i) logits[static_cast<std::size_t>(e)] += router[e * 6 + i] * run.x(t, i);
+      for (int i = 0; i < 6; ++i) logits[static_cast<std::size_t>(e)] += weight(0, 0, e, i) * run.x(t, i);
     int first = 0, second = -1;
     for (int e = 1; e < 6; ++e)
       if (logits[static_cast<std::size_t>(e)] > logits[static_cast<std::size_t>(first)]) first = e;
@@ -61,11 +62,11 @@ TEST_CASE("moe_ffn: equals the sum over its experts computed one by one") {
       double h[4];
       for (int f = 0; f < 4; ++f) {
         double gate = 0, up = 0;
-        for (int i = 0; i < 6; ++i) gate += in[(e * 8 + f) * 6 + i] * run.x(t, i), up += in[(e * 8 + 4 + f) * 6 + i] * run.x(t, i);
+        for (int i = 0; i < 6; ++i) gate += weight(1, e, f, i) * run.x(t, i), up += weight(1, e, 4 + f, i) * run.x(t, i);
         h[f] = gate / (1 + std::exp(-gate)) * up;
       }
       for (int i = 0; i < 6; ++i)
-        for (int f = 0; f < 4; ++f) y[static_cast<std::size_t>(i)] += (choice == 0 ? p : 1 - p) * out[(e * 6 + i) * 4 + f] * h[f];
+        for (int f = 0; f < 4; ++f) y[static_cast<std::size_t>(i)] += (choice == 0 ? p : 1 - p) * weight(2, e, i, f) * h[f];
     }
     for (int i = 0; i < 6; ++i) CHECK(std::abs(y[static_cast<std::size_t>(i)] - run.y(t, i)) <= 1e-13);
   }

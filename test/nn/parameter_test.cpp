@@ -5,10 +5,10 @@
 using namespace moe::nn;
 
 namespace {
-/// Three parameters, one of them packed in panels that do not divide its rows.
+/// Four parameters; one lies in panels whose outputs and inputs both need padding.
 struct layer {
   static constexpr auto parameters = parameter_list(parameter<1, 1, 5>{"norm.weight", parameter_group::norm, {.constant = 1}},
-                                                    parameter<2, 7, 3, panels<4>>{"experts.weight", parameter_group::expert, {.std = 0.5}},
+                                                    product_weight<2, 34, 3>{"experts.weight", parameter_group::expert, {.std = 0.5}},
                                                     parameter<1, 7, 3>{"plain.weight", parameter_group::ffn, {.std = 0.5}});
   static constexpr moe::index_t parameter_count = parameters.size;
   template <class F>
@@ -16,46 +16,63 @@ struct layer {
     parameters.for_each(prefix, first, f);
   }
 };
+constexpr std::size_t experts_size = 2 * 64 * 4, all_size = 16 + experts_size + 32;
+/// A space whose products read row-major weights.
+struct elsewhere {};
 }  // namespace
 
-TEST_CASE("parameter_list: sizes are padded to cache lines, offsets follow") {
-  auto const all = parameters_of<layer>();
-  REQUIRE(all.size() == 3);
-  CHECK(all[0].size == 16);
-  CHECK(all[1].offset == 16);
-  CHECK(all[1].matrix_size == 24);  // 7 rows in two panels of 4, 3 columns
-  CHECK(all[1].size == 48);
-  CHECK(all[2].offset == 64);
-  CHECK(layer::parameters.elements == 5 + 42 + 21);
-  CHECK(layer::parameter_count == 96);
+TEST_CASE("parameter_list: sizes are padded to panels and cache lines, the same in every space; offsets follow") {
+  for (auto const& all : {parameters_of<layer>(), parameters_of<layer, elsewhere>()}) {
+    REQUIRE(all.size() == 3);
+    CHECK(all[0].size == 16);
+    CHECK(all[1].offset == 16);
+    CHECK(all[1].size == experts_size);  // 34 outputs in two panels of 32, 3 inputs and one of padding
+    CHECK(all[2].offset == 16 + experts_size);
+  }
+  CHECK(parameters_of<layer>()[1].in_panels);
+  CHECK(!parameters_of<layer, elsewhere>()[1].in_panels);
+  CHECK(layer::parameters.elements == 5 + 2 * 34 * 3 + 21);
+  CHECK(layer::parameter_count == all_size);
 }
 
-TEST_CASE("parameter: plain order and back, for each layout; padding is untouched") {
-  std::vector<float> model(96, -1.0f), plain(42);
-  auto const experts = parameters_of<layer>()[1];
-  for (int i = 0; i < 42; ++i) plain[static_cast<std::size_t>(i)] = static_cast<float>(i);
-  experts.from_plain(plain.data(), model.data());
-  CHECK(model[16 + 0] == 0.0f);   // matrix 0, row 0, column 0
-  CHECK(model[16 + 1] == 3.0f);   // row 1 stands beside row 0
-  CHECK(model[16 + 4] == 1.0f);   // then column 1
-  CHECK(model[16 + 12] == 12.0f);  // row 4 opens the second panel
-  CHECK(model[16 + 15] == -1.0f);  // row 7 does not exist
-  CHECK(model[16 + 24] == 21.0f);  // matrix 1
-  std::vector<float> back(42);
-  experts.to_plain(model.data(), back.data());
-  CHECK(back == plain);
+TEST_CASE("parameter: plain order and back, for each space and type; padding is untouched") {
+  auto const check = [](auto zero, parameter_info const& p) {
+    using T = decltype(zero);
+    std::vector<T> model(all_size, T(-1.0f)), plain(2 * 34 * 3), back(plain.size());
+    for (std::size_t i = 0; i < plain.size(); ++i) plain[i] = T(static_cast<float>(i));
+    p.from_plain(plain.data(), model.data());
+    p.to_plain(model.data(), back.data());
+    for (std::size_t i = 0; i < plain.size(); ++i) CHECK(static_cast<float>(back[i]) == static_cast<float>(i));
+    CHECK(std::count_if(model.begin(), model.end(), [](T x) { return static_cast<float>(x) == -1.0f; }) == static_cast<std::ptrdiff_t>(all_size - plain.size()));
+    return model;
+  };
+  auto const panels = check(0.0f, parameters_of<layer>()[1]);
+  CHECK(panels[16 + 1] == 3.0f);             // output 1 stands beside output 0
+  CHECK(panels[16 + 32] == 1.0f);            // then input 1
+  CHECK(panels[16 + 4 * 32] == 32.0f * 3);   // output 32 opens the second panel
+  CHECK(panels[16 + 64 * 4] == 34.0f * 3);   // matrix 1
+  auto const pairs = check(moe::bf16(), parameters_of<layer>()[1]);
+  CHECK(static_cast<float>(pairs[16 + 1]) == 1.0f);  // input 1 beside input 0
+  CHECK(static_cast<float>(pairs[16 + 2]) == 3.0f);  // then output 1
+  auto const rows = check(0.0f, parameters_of<layer, elsewhere>()[1]);
+  for (int i = 0; i < 2 * 34 * 3; ++i) CHECK(rows[static_cast<std::size_t>(16 + i)] == static_cast<float>(i));
 }
 
-TEST_CASE("initialise: values do not depend on layout or type, padding is zero") {
-  std::vector<double> w(96, 7.0);
-  std::vector<float> f(96, 7.0f);
+TEST_CASE("initialise: values do not depend on order, space or type; padding is zero") {
+  std::vector<double> w(all_size, 7.0), plain(2 * 34 * 3), there(plain.size());
+  std::vector<float> f(all_size, 7.0f);
   initialise<layer>(w.data(), 11);
   initialise<layer>(f.data(), 11);
   for (std::size_t i = 0; i < w.size(); ++i) CHECK(f[i] == static_cast<float>(w[i]));
   for (int i = 0; i < 5; ++i) CHECK(w[static_cast<std::size_t>(i)] == 1.0);
   for (int i = 5; i < 16; ++i) CHECK(w[static_cast<std::size_t>(i)] == 0.0);
-  CHECK(w[16 + 15] == 0.0);
-  std::vector<double> other(96);
+  CHECK(w[16 + 3 * 32] == 0.0);       // the input that is padding
+  CHECK(w[16 + 4 * 32 + 2] == 0.0);  // an output that is
+  parameters_of<layer>()[1].to_plain(w.data(), plain.data());
+  std::vector<double> other(all_size);
+  initialise<layer, elsewhere>(other.data(), 11);
+  parameters_of<layer, elsewhere>()[1].to_plain(other.data(), there.data());
+  CHECK(plain == there);
   initialise<layer>(other.data(), 12);
   CHECK(other[16] != w[16]);
 }

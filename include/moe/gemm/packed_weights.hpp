@@ -33,7 +33,7 @@ class packed_weights {
   packed_weights(T* data, index_t count, index_t out, index_t in)
       : data_(data), count_(count), out_(out), in_(in), padded_in_(layout::padded_in(in)), matrix_size_(layout::size(out, in)) {
     detail::elements(count, out, in);
-    expects(data != nullptr || count * out * in == 0, errc::bad_argument, "packed_weights: no memory for ", count, " weights [", out, ", ", in, "]");
+    expects(data != nullptr || count * out * in == 0, errc::bad_argument, "packed_weights: no data for ", count, " weights [", out, ", ", in, "]");
   }
   operator packed_weights<T const>() const
     requires(!std::is_const_v<T>)

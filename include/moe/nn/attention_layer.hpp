@@ -26,8 +26,8 @@ struct attention_layer : layer_base {
   static constexpr attention_shape shape{.heads = heads, .kv_heads = kv_heads, .d_head = d_head};
   static constexpr rope_config rotation{.d_head = d_head, .base = C.rope_base};
   static constexpr auto parameters =
-      parameter_list(parameter<1, qkv_width, d_model>{"qkv.weight", parameter_group::attention, scaled_normal(d_model)},
-                     parameter<1, d_model, q_width>{"out.weight", parameter_group::attention, scaled_normal(q_width, C.output_gain)});
+      parameter_list(product_weight<1, qkv_width, d_model>{"qkv.weight", parameter_group::attention, scaled_normal(d_model)},
+                     product_weight<1, d_model, q_width>{"out.weight", parameter_group::attention, scaled_normal(q_width, C.output_gain)});
   static constexpr index_t parameter_count = parameters.size;
 
   template <class F>
@@ -79,22 +79,22 @@ struct attention_layer : layer_base {
   static void forward(S const& space, T const* w, matrix_view<T const> x, matrix_view<T> y, sequence_shape n, activations<T>& a, arena& scratch) {
     detail::check_tokens("attention_layer", x.rows(), n);
     a.x = x;
-    linear<S, T>(space, x, parameters.template at<0>(w), a.qkv, scratch);
+    linear<T>(space, x, parameters.template at<0>(space, w), a.qkv, scratch);
     rope<rotation>(space, q_of(a.qkv), a.table, consecutive{0, n.length});
     rope<rotation>(space, k_of(a.qkv), a.table, consecutive{0, n.length});
     attention<shape>(space, q_of(a.qkv), k_of(a.qkv), v_of(a.qkv), n.length, a.o, a.lse, scratch);
-    linear<S, T>(space, a.o, parameters.template at<1>(w), y, scratch);
+    linear<T>(space, a.o, parameters.template at<1>(space, w), y, scratch);
   }
 
   template <class S, class T>
   static void backward(S const& space, T const* w, accumulator<T>* g, matrix_view<T const> d_y, matrix_view<T> d_x, sequence_shape n, activations<T>& a, double, arena& scratch) {
     arena::scope const scope(scratch);
     auto const d_o = scratch.mat<T>(n.tokens(), q_width), d_qkv = scratch.mat<T>(n.tokens(), qkv_width);
-    linear_backward<false, S, T>(space, a.o, parameters.template at<1>(w), d_y, d_o, parameters.template at<1>(g), scratch);
+    linear_backward<T>(space, a.o, parameters.template at<1>(space, w), d_y, d_o, parameters.template at<1>(space, g), scratch);
     attention_backward<shape>(space, q_of(a.qkv), k_of(a.qkv), v_of(a.qkv), a.o, a.lse, d_o, n.length, q_of(d_qkv), k_of(d_qkv), v_of(d_qkv), scratch);
     rope_backward<rotation>(space, q_of(d_qkv), a.table, consecutive{0, n.length});
     rope_backward<rotation>(space, k_of(d_qkv), a.table, consecutive{0, n.length});
-    linear_backward<false, S, T>(space, a.x, parameters.template at<0>(w), d_qkv, d_x, parameters.template at<0>(g), scratch);
+    linear_backward<T>(space, a.x, parameters.template at<0>(space, w), d_qkv, d_x, parameters.template at<0>(space, g), scratch);
   }
 
   template <class S, class T>
@@ -102,13 +102,13 @@ struct attention_layer : layer_base {
     arena::scope const scope(scratch);
     index_t const rows = x.rows();
     auto const qkv = scratch.mat<T>(rows, qkv_width), o = scratch.mat<T>(rows, q_width);
-    linear<S, T>(space, x, parameters.template at<0>(w), qkv, scratch);
+    linear<T>(space, x, parameters.template at<0>(space, w), qkv, scratch);
     rope<rotation>(space, q_of(qkv), s.table, consecutive{first, rows});
     rope<rotation>(space, k_of(qkv), s.table, consecutive{first, rows});
     copy<T>(space, k_of(qkv), rows_of(s.keys, first, first + rows));
     copy<T>(space, v_of(qkv), rows_of(s.values, first, first + rows));
     attention_cached<shape>(space, q_of(qkv), s.keys, s.values, first, o, scratch);
-    linear<S, T>(space, o, parameters.template at<1>(w), y, scratch);
+    linear<T>(space, o, parameters.template at<1>(space, w), y, scratch);
   }
 
  private:

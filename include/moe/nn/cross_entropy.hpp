@@ -1,5 +1,6 @@
 #pragma once
 #include <moe/gemm/gemm.hpp>
+#include <moe/gemm/grouped_gemm.hpp>
 #include <moe/nn/detail/vectors.hpp>
 
 namespace moe::inline MOE_ISA {
@@ -58,15 +59,33 @@ double softmax_row(A* row, T* d_row, index_t vocab, index_t stride, int target, 
   return log_scalar(static_cast<double>(sum)) + margin;
 }
 
+/// The unembedding [vocab, d] as what its extents are asked of: a matrix, or one packed weight.
 template <class T>
-void check_cross_entropy(char const* op, matrix_view<T const> x, matrix_view<T const> w, vector_view<int const> target) {
+matrix_view<T> unembedding(char const*, matrix_view<T> w) {
+  return w;
+}
+template <class T>
+weight_shape<T> unembedding(char const* op, packed_weights<T> w) {
+  return one_weight(op, w);
+}
+template <class T>
+bool has_elements(matrix_view<T> w) {
+  return w.size() != 0;
+}
+template <class T>
+bool has_elements(packed_weights<T> w) {
+  return w.data() != nullptr;
+}
+
+template <class T, class W>
+void check_cross_entropy(char const* op, matrix_view<T const> x, W const& w, vector_view<int const> target) {
   check_matrix(op, "w", w, w.template extent<0>(), x.template extent<1>());
   check_vector(op, "target", target, x.template extent<0>());
 }
-template <class T>
-void check_cross_entropy_gradients(matrix_view<T const> x, matrix_view<T const> w, matrix_view<T> d_x, matrix_view<accumulator<T>> d_w) {
+template <class T, class W, class G>
+void check_cross_entropy_gradients(matrix_view<T const> x, W const& w, matrix_view<T> d_x, G const& d_w) {
   check_matrix("cross_entropy", "d_x", d_x, x.template extent<0>(), x.template extent<1>());
-  if (d_w.size() != 0) check_matrix("cross_entropy", "d_w", d_w, w.template extent<0>(), w.template extent<1>());
+  if (has_elements(d_w)) check_matrix("cross_entropy", "d_w", unembedding("cross_entropy", d_w), w.template extent<0>(), w.template extent<1>());
 }
 inline void check_targets(char const* op, vector_view<int const> target, index_t vocab) {
   for (index_t t = 0; t < target.size(); ++t)
@@ -81,10 +100,9 @@ inline double count_targets(vector_view<int const> target) {
 }
 
 /// The loss of tokens [begin, end) added to `total`, token by token; leaves their logits or gradients in s.
-template <bool Gradient, class T>
-void cross_entropy_chunk_loss(cpu const& space, matrix_view<T const> x, matrix_view<T const> w, vector_view<int const> target, accumulator<T> scale,
+template <bool Gradient, class T, class W>
+void cross_entropy_chunk_loss(cpu const& space, matrix_view<T const> x, W const& w, index_t vocab, vector_view<int const> target, accumulator<T> scale,
                               index_t begin, index_t end, cross_entropy_scratch<T> const& s, double& total, arena& scratch) {
-  index_t const vocab = w.template extent<0>();
   gemm<gemm_config{.transpose_b = true}>(space, rows_of(x, begin, end), w, s.logits(end - begin, vocab), scratch);
   parallel_for(space, end - begin, 20.0 * static_cast<double>(vocab), [&](index_t i) {
     s.nats.data()[i] = softmax_row<Gradient>(s.padded.row(i), s.gradients.row(i), vocab, s.stride, target.data()[begin + i], scale);
@@ -107,8 +125,49 @@ std::size_t cross_entropy_scratch_bytes(cpu const& space, index_t tokens, index_
   arena measure;
   detail::cross_entropy_scratch<T>(measure, tokens, vocab);
   index_t const chunk = std::min(tokens, detail::cross_entropy_chunk);
-  return measure.peak() + detail::cross_entropy_gemm_bytes<T>(space, chunk, d, vocab);
+  return measure.peak() + std::max(detail::cross_entropy_gemm_bytes<T>(space, chunk, d, vocab), packed_gemm_scratch_bytes<T>(space, 1, chunk, vocab, d));
 }
+
+namespace detail {
+template <cross_entropy_config C, class T, class W, class G>
+void cross_entropy_all(cpu const& space, matrix_view<T const> x, W const& weight, vector_view<int const> target, accumulator<T> scale,
+                       tensor<double, 2> loss, matrix_view<T> d_x, G const& d_w, arena& scratch) {
+  auto const w = unembedding("cross_entropy", weight);
+  index_t const tokens = x.template extent<0>(), d = x.template extent<1>(), vocab = w.template extent<0>();
+  check_cross_entropy<T>("cross_entropy", x, w, target);
+  check_cross_entropy_gradients<T>(x, w, d_x, d_w);
+  check_targets("cross_entropy", target, vocab);
+  check_scratch("cross_entropy", scratch, cross_entropy_scratch_bytes<T>(space, tokens, d, vocab));
+  loss(0) = 0, loss(1) = count_targets(target);
+  if (tokens == 0) return;
+  if constexpr (C.mean) scale = static_cast<accumulator<T>>(static_cast<double>(scale) / std::max(1.0, loss(1)));
+  arena::scope const scope(scratch);
+  cross_entropy_scratch<T> const s(scratch, tokens, vocab);
+  for (index_t begin = 0; begin < tokens; begin += cross_entropy_chunk) {
+    index_t const end = std::min(tokens, begin + cross_entropy_chunk);
+    cross_entropy_chunk_loss<true, T>(space, x, weight, vocab, target, scale, begin, end, s, loss(0), scratch);
+    auto const d_logits = s.d_logits(end - begin, vocab);
+    gemm(space, d_logits, weight, rows_of(d_x, begin, end), scratch);
+    if (has_elements(d_w)) gemm<gemm_config{.transpose_a = true, .accumulate = true}>(space, d_logits, rows_of(x, begin, end), d_w, scratch);
+  }
+}
+
+template <class T, class W>
+void cross_entropy_loss_all(cpu const& space, matrix_view<T const> x, W const& weight, vector_view<int const> target, tensor<double, 2> loss,
+                            arena& scratch) {
+  auto const w = unembedding("cross_entropy_loss", weight);
+  index_t const tokens = x.template extent<0>(), vocab = w.template extent<0>();
+  check_cross_entropy<T>("cross_entropy_loss", x, w, target);
+  check_targets("cross_entropy_loss", target, vocab);
+  check_scratch("cross_entropy_loss", scratch, cross_entropy_scratch_bytes<T>(space, tokens, x.template extent<1>(), vocab));
+  loss(0) = 0, loss(1) = count_targets(target);
+  if (tokens == 0) return;
+  arena::scope const scope(scratch);
+  cross_entropy_scratch<T> const s(scratch, tokens, vocab);
+  for (index_t begin = 0; begin < tokens; begin += cross_entropy_chunk)
+    cross_entropy_chunk_loss<false, T>(space, x, weight, vocab, target, 0, begin, std::min(tokens, begin + cross_entropy_chunk), s, loss(0), scratch);
+}
+}  // namespace detail
 
 /// Cross-entropy of the logits x w^T, and its gradients, without ever holding the logits of more than 256 tokens (CUDA: 1024):
 ///   loss         = sum over t with target[t] >= 0 of  log sum_v exp(l[t, v]) - l[t, target[t]],   l[t, v] = sum_c x[t, c] w[v, c]
@@ -136,41 +195,25 @@ std::size_t cross_entropy_scratch_bytes(cpu const& space, index_t tokens, index_
 template <cross_entropy_config C = cross_entropy_config{}, class T>
 void cross_entropy(cpu const& space, in<T, dyn, dyn> x, in<T, dyn, dyn> w, in<int, dyn> target, std::type_identity_t<accumulator<T>> scale,
                    tensor<double, 2> loss, tensor<T, dyn, dyn> d_x, tensor<accumulator<T>, dyn, dyn> d_w, arena& scratch) {
-  using A = accumulator<T>;
-  index_t const tokens = x.template extent<0>(), d = x.template extent<1>(), vocab = w.template extent<0>();
-  bool const weights = d_w.size() != 0;
-  detail::check_cross_entropy<T>("cross_entropy", x, w, target);
-  detail::check_cross_entropy_gradients<T>(x, w, d_x, d_w);
-  detail::check_targets("cross_entropy", target, vocab);
-  detail::check_scratch("cross_entropy", scratch, cross_entropy_scratch_bytes<T>(space, tokens, d, vocab));
-  loss(0) = 0, loss(1) = detail::count_targets(target);
-  if (tokens == 0) return;
-  if constexpr (C.mean) scale = static_cast<A>(static_cast<double>(scale) / std::max(1.0, loss(1)));
-  arena::scope const scope(scratch);
-  detail::cross_entropy_scratch<T> const s(scratch, tokens, vocab);
-  for (index_t begin = 0; begin < tokens; begin += detail::cross_entropy_chunk) {
-    index_t const end = std::min(tokens, begin + detail::cross_entropy_chunk);
-    detail::cross_entropy_chunk_loss<true, T>(space, x, w, target, scale, begin, end, s, loss(0), scratch);
-    auto const d_logits = s.d_logits(end - begin, vocab);
-    gemm(space, d_logits, w, rows_of(d_x, begin, end), scratch);
-    if (weights) gemm<gemm_config{.transpose_a = true, .accumulate = true}>(space, d_logits, rows_of(x, begin, end), d_w, scratch);
-  }
+  detail::cross_entropy_all<C, T>(space, x, w, target, scale, loss, d_x, d_w, scratch);
+}
+/// The same with an unembedding that lies in panels: one weight [vocab, d], and its gradient, or none.
+template <cross_entropy_config C = cross_entropy_config{}, class T>
+void cross_entropy(cpu const& space, in<T, dyn, dyn> x, std::type_identity_t<packed_weights<T const>> w, in<int, dyn> target,
+                   std::type_identity_t<accumulator<T>> scale, tensor<double, 2> loss, tensor<T, dyn, dyn> d_x,
+                   std::type_identity_t<packed_weights<accumulator<T>>> d_w, arena& scratch) {
+  detail::cross_entropy_all<C, T>(space, x, w, target, scale, loss, d_x, d_w, scratch);
 }
 
 /// The loss alone: the same bits as cross_entropy gives, for a third of the work.
 template <class T>
 void cross_entropy_loss(cpu const& space, in<T, dyn, dyn> x, in<T, dyn, dyn> w, in<int, dyn> target, tensor<double, 2> loss, arena& scratch) {
-  index_t const tokens = x.template extent<0>();
-  detail::check_cross_entropy<T>("cross_entropy_loss", x, w, target);
-  detail::check_targets("cross_entropy_loss", target, w.template extent<0>());
-  detail::check_scratch("cross_entropy_loss", scratch, cross_entropy_scratch_bytes<T>(space, tokens, x.template extent<1>(), w.template extent<0>()));
-  loss(0) = 0, loss(1) = detail::count_targets(target);
-  if (tokens == 0) return;
-  arena::scope const scope(scratch);
-  detail::cross_entropy_scratch<T> const s(scratch, tokens, w.template extent<0>());
-  for (index_t begin = 0; begin < tokens; begin += detail::cross_entropy_chunk)
-    detail::cross_entropy_chunk_loss<false, T>(space, x, w, target, 0, begin, std::min(tokens, begin + detail::cross_entropy_chunk), s, loss(0),
-                                               scratch);
+  detail::cross_entropy_loss_all<T>(space, x, w, target, loss, scratch);
+}
+template <class T>
+void cross_entropy_loss(cpu const& space, in<T, dyn, dyn> x, std::type_identity_t<packed_weights<T const>> w, in<int, dyn> target,
+                        tensor<double, 2> loss, arena& scratch) {
+  detail::cross_entropy_loss_all<T>(space, x, w, target, loss, scratch);
 }
 /// T is that of x.
 template <detail::matrix_like X>

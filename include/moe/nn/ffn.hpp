@@ -44,8 +44,8 @@ struct ffn : layer_base {
   static constexpr int d_model = C.d_model;
   static constexpr index_t width = C.d_ff, pre_width = detail::input_matrices(C.activation) * width;
   static constexpr auto parameters =
-      parameter_list(parameter<1, pre_width, d_model>{"in.weight", parameter_group::ffn, scaled_normal(d_model)},
-                     parameter<1, d_model, width>{"out.weight", parameter_group::ffn, scaled_normal(width, C.output_gain)});
+      parameter_list(product_weight<1, pre_width, d_model>{"in.weight", parameter_group::ffn, scaled_normal(d_model)},
+                     product_weight<1, d_model, width>{"out.weight", parameter_group::ffn, scaled_normal(width, C.output_gain)});
   static constexpr index_t parameter_count = parameters.size;
 
   template <class F>
@@ -92,9 +92,9 @@ struct ffn : layer_base {
     arena::scope const scope(scratch);
     auto const h = scratch.mat<T>(n.tokens(), width), d_h = scratch.mat<T>(n.tokens(), width), d_pre = scratch.mat<T>(n.tokens(), pre_width);
     detail::activate<C.activation, S, T>(space, a.pre, h);
-    linear_backward<false, S, T>(space, h, parameters.template at<1>(w), d_y, d_h, parameters.template at<1>(g), scratch);
+    linear_backward<T>(space, h, parameters.template at<1>(space, w), d_y, d_h, parameters.template at<1>(space, g), scratch);
     detail::activate_backward<C.activation, S, T>(space, a.pre, d_h, d_pre);
-    linear_backward<false, S, T>(space, a.x, parameters.template at<0>(w), d_pre, d_x, parameters.template at<0>(g), scratch);
+    linear_backward<T>(space, a.x, parameters.template at<0>(space, w), d_pre, d_x, parameters.template at<0>(space, g), scratch);
   }
 
  private:
@@ -102,9 +102,9 @@ struct ffn : layer_base {
   static void run(S const& space, T const* w, matrix_view<T const> x, matrix_view<T> pre, matrix_view<T> y, arena& scratch) {
     arena::scope const scope(scratch);
     auto const h = scratch.mat<T>(x.rows(), width);
-    linear<S, T>(space, x, parameters.template at<0>(w), pre, scratch);
+    linear<T>(space, x, parameters.template at<0>(space, w), pre, scratch);
     detail::activate<C.activation, S, T>(space, pre, h);
-    linear<S, T>(space, h, parameters.template at<1>(w), y, scratch);
+    linear<T>(space, h, parameters.template at<1>(space, w), y, scratch);
   }
   template <class T, class S>
   static std::size_t gemm_bytes(S const& space, index_t rows) {

@@ -30,7 +30,7 @@ struct language_model {
       parameter_list(parameter<1, vocab, d_model>{"embedding.weight", parameter_group::embedding, {.std = C.embedding_std}});
   static constexpr auto norm_parameters = parameter_list(parameter<1, 1, d_model>{"norm.weight", parameter_group::norm, {.constant = 1}});
   static constexpr auto head_parameters =
-      parameter_list(parameter<1, vocab, d_model>{"head.weight", parameter_group::unembedding, scaled_normal(d_model, C.head_gain)});
+      parameter_list(product_weight<1, vocab, d_model>{"head.weight", parameter_group::unembedding, scaled_normal(d_model, C.head_gain)});
   static constexpr index_t body_offset = embedding_parameters.size, norm_offset = body_offset + Body::parameter_count,
                            head_offset = norm_offset + norm_parameters.size;
   static constexpr index_t parameter_count = tied ? head_offset : head_offset + head_parameters.size;
@@ -81,7 +81,7 @@ struct language_model {
   template <class T, class S>
   static std::size_t logits_scratch_bytes(S const& space, index_t rows, index_t capacity) {
     return detail::measured([&](arena& a) { a.mat<T>(rows, d_model), a.mat<T>(rows, d_model), a.vec<accumulator<T>>(rows); }) +
-           std::max(Body::template extend_scratch_bytes<T>(space, rows, capacity), linear_scratch_bytes<T>(space, rows, vocab, d_model));
+           std::max(Body::template extend_scratch_bytes<T>(space, rows, capacity), linear_scratch_bytes<T, tied ? layout::row_major : layout::product>(space, rows, vocab, d_model));
   }
 
   /// Sums over the batch; `cross_entropy_sum` in nats over the `targets` that are not negative; balance and z summed over the mixture-of-experts layers.
@@ -96,7 +96,7 @@ struct language_model {
   static void loss(S const& space, T const* w, in<int, dyn> token, in<int, dyn> target, sequence_shape n, activations<T>& a, arena& scratch) {
     check(token, target, n);
     run_body(space, w, token, n, a, scratch);
-    cross_entropy_loss<T>(space, a.normed, head(w), target, a.loss, scratch);
+    cross_entropy_loss<T>(space, a.normed, head(space, w), target, a.loss, scratch);
   }
 
   /// Forward and backward: g += scale * d(mean cross-entropy + balance + z) / d w. losses_of fetches the loss.
@@ -107,11 +107,11 @@ struct language_model {
     run_body(space, w, token, n, a, scratch);
     arena::scope const scope(scratch);
     auto const d = scratch.mat<T>(n.tokens(), d_model), e = scratch.mat<T>(n.tokens(), d_model);
-    cross_entropy<cross_entropy_config{.mean = true}>(space, a.normed, head(w), target, static_cast<accumulator<T>>(scale), a.loss, d, head(g), scratch);
-    auto const d_norm = norm_parameters.template at<0>(detail::past(g, norm_offset));
-    rms_norm_backward(space, d, a.y, norm_parameters.template at<0>(detail::past(w, norm_offset)), a.rstd, e, d_norm, scratch);
+    cross_entropy<cross_entropy_config{.mean = true}>(space, a.normed, head(space, w), target, static_cast<accumulator<T>>(scale), a.loss, d, head(space, g), scratch);
+    auto const d_norm = norm_parameters.template at<0>(space, detail::past(g, norm_offset));
+    rms_norm_backward(space, d, a.y, norm_parameters.template at<0>(space, detail::past(w, norm_offset)), a.rstd, e, d_norm, scratch);
     Body::backward(space, detail::past(w, body_offset), detail::past(g, body_offset), matrix_view<T const>(e), d, n, a.inner, scale, scratch);
-    embedding_backward(space, token, d, embedding_parameters.template at<0>(g), scratch);
+    embedding_backward(space, token, d, embedding_parameters.template at<0>(space, g), scratch);
   }
 
   /// What the last pass found, fetched from the space's memory: waits for it.
@@ -143,10 +143,10 @@ struct language_model {
     arena::scope const scope(scratch);
     auto const x = scratch.mat<T>(rows, d_model), y = scratch.mat<T>(rows, d_model);
     auto const rstd = scratch.vec<accumulator<T>>(rows);
-    embedding(space, token, embedding_parameters.template at<0>(w), x);
+    embedding(space, token, embedding_parameters.template at<0>(space, w), x);
     Body::extend(space, detail::past(w, body_offset), matrix_view<T const>(x), y, s.position, s.inner, scratch);
-    rms_norm(space, y, norm_parameters.template at<0>(detail::past(w, norm_offset)), accumulator<T>(eps), x, rstd);
-    linear<S, T>(space, x, head(w), out, scratch);
+    rms_norm(space, y, norm_parameters.template at<0>(space, detail::past(w, norm_offset)), accumulator<T>(eps), x, rstd);
+    linear<T>(space, x, head(space, w), out, scratch);
     s.position += rows;
   }
 
@@ -157,7 +157,7 @@ struct language_model {
     detail::check_tokens("language_model", token.template extent<0>(), n);
     moe::detail::check_matrix("language_model", "out", out, n.tokens(), vocab);
     run_body(space, w, token, n, a, scratch);
-    linear<S, T>(space, a.normed, head(w), out, scratch);
+    linear<T>(space, a.normed, head(space, w), out, scratch);
   }
 
   template <class T, class F>
@@ -171,16 +171,16 @@ struct language_model {
     expects(token.template extent<0>() == n.tokens(), errc::shape_mismatch, "language_model: ", token.template extent<0>(), " tokens, the shape needs ", n.tokens());
     expects(target.template extent<0>() == n.tokens(), errc::shape_mismatch, "language_model: ", target.template extent<0>(), " targets, the shape needs ", n.tokens());
   }
-  template <class T>
-  static matrix_view<T> head(T* w) {
-    if constexpr (tied) return embedding_parameters.template at<0>(w);
-    else return head_parameters.template at<0>(detail::past(w, head_offset));
+  template <class S, class T>
+  static auto head(S const& space, T* w) {
+    if constexpr (tied) return embedding_parameters.template at<0>(space, w);
+    else return head_parameters.template at<0>(space, detail::past(w, head_offset));
   }
   template <class S, class T>
   static void run_body(S const& space, T const* w, in<int, dyn> token, sequence_shape n, activations<T>& a, arena& scratch) {
-    embedding(space, token, embedding_parameters.template at<0>(w), a.x);
+    embedding(space, token, embedding_parameters.template at<0>(space, w), a.x);
     Body::forward(space, detail::past(w, body_offset), matrix_view<T const>(a.x), a.y, n, a.inner, scratch);
-    rms_norm(space, a.y, norm_parameters.template at<0>(detail::past(w, norm_offset)), accumulator<T>(eps), a.normed, a.rstd);
+    rms_norm(space, a.y, norm_parameters.template at<0>(space, detail::past(w, norm_offset)), accumulator<T>(eps), a.normed, a.rstd);
   }
 };
 

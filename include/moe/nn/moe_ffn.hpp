@@ -43,9 +43,9 @@ struct moe_ffn : layer_base {
   static_assert(k <= experts, "moe::nn::moe_ffn: k must not exceed the number of experts, experts * granularity");
 
   static constexpr auto parameters =
-      parameter_list(parameter<1, experts, d_model>{"router.weight", parameter_group::router, scaled_normal(d_model)},
-                     parameter<experts, pre_width, d_model>{"experts.in.weight", parameter_group::expert, scaled_normal(d_model)},
-                     parameter<experts, d_model, width>{"experts.out.weight", parameter_group::expert, scaled_normal(width, C.output_gain)});
+      parameter_list(product_weight<1, experts, d_model>{"router.weight", parameter_group::router, scaled_normal(d_model)},
+                     product_weight<experts, pre_width, d_model>{"experts.in.weight", parameter_group::expert, scaled_normal(d_model)},
+                     product_weight<experts, d_model, width>{"experts.out.weight", parameter_group::expert, scaled_normal(width, C.output_gain)});
   static constexpr bool has_shared = C.shared_experts > 0;
   using shared = ffn<ffn_config{.d_model = C.d_model, .d_ff = has_shared ? C.shared_experts * static_cast<int>(width) : 1, .activation = C.activation,
                                 .output_gain = C.output_gain}>;
@@ -95,7 +95,7 @@ struct moe_ffn : layer_base {
   static std::size_t scratch_bytes(S const& space, sequence_shape n) {
     index_t const tokens = n.tokens(), rows = tokens * k;
     auto const own = detail::measured([&](arena& a) {
-      a.mat<T>(rows, width), a.mat<T>(rows, width), a.mat<T>(rows, pre_width), a.mat<T>(rows, d_model), a.mat<accumulator<T>>(tokens, k);
+      a.mat<T>(rows, width), a.mat<T>(rows, width), a.mat<T>(rows, pre_width), a.mat<T>(rows, part<S>), a.mat<accumulator<T>>(tokens, k);
       a.mat<accumulator<T>>(tokens, experts), a.mat<T>(tokens, experts), a.mat<T>(tokens, d_model);
     });
     return own + std::max(operator_bytes<T>(space, tokens), has_shared ? shared::template scratch_bytes<T>(space, n) : 0);
@@ -103,7 +103,7 @@ struct moe_ffn : layer_base {
   template <class T, class S>
   static std::size_t extend_scratch_bytes(S const& space, index_t tokens, index_t capacity) {
     auto const own = detail::measured([&](arena& a) {
-      routing<T>(a, tokens), a.mat<T>(tokens * k, pre_width), a.mat<T>(tokens * k, width), a.mat<T>(tokens * k, d_model), a.mat<T>(tokens, d_model);
+      routing<T>(a, tokens), a.mat<T>(tokens * k, pre_width), a.mat<T>(tokens * k, width), a.mat<T>(tokens * k, part<S>), a.mat<T>(tokens, d_model);
     });
     return own + std::max(operator_bytes<T>(space, tokens), has_shared ? shared::template extend_scratch_bytes<T>(space, tokens, capacity) : 0);
   }
@@ -159,20 +159,34 @@ struct moe_ffn : layer_base {
  private:
   template <class S, class T>
   static void route(S const& space, T const* w, matrix_view<T const> x, routing<T>& r, index_t limit, arena& scratch) {
-    linear<S, T>(space, x, parameters.template at<0>(w), r.logits, scratch);
+    linear<T>(space, x, parameters.template at<0>(space, w), r.logits, scratch);
     Router::forward(space, matrix_view<accumulator<T> const>(r.logits), r.weight, r.expert);
     make_dispatch(space, r.expert, limit, r.plan, scratch);
+  }
+
+  /// Rows of width d_model for every choice of a token would take k times the memory of the tokens. Packed weights can be taken in parts: columns of
+  /// as many elements as the tokens have, of all choices.
+  template <class S>
+  static constexpr index_t part = keeps_panels<S> ? std::min<index_t>(d_model, (d_model + 32 * k - 1) / (32 * k) * 32) : d_model;
+  template <class S, class F>
+  static void for_each_part(F const& f) {
+    for (index_t begin = 0; begin < d_model; begin += part<S>) f(begin, std::min<index_t>(d_model, begin + part<S>));
   }
 
   template <class S, class T>
   static void run_experts(S const& space, T const* w, matrix_view<T const> x, routing<T> const& r, matrix_view<T> pre, matrix_view<T> y, arena& scratch) {
     arena::scope const scope(scratch);
     index_t const rows = x.rows() * k;
-    auto const h = scratch.mat<T>(rows, width), out = scratch.mat<T>(rows, d_model);
-    grouped_gemm(space, x, r.plan.offsets, parameters.template at<1>(w), pre, scratch, r.plan.token);
+    auto const h = scratch.mat<T>(rows, width), out = scratch.mat<T>(rows, part<S>);
+    grouped_gemm(space, x, r.plan.offsets, parameters.template at<1>(space, w), pre, scratch, r.plan.token);
     detail::activate<C.activation, S, T>(space, pre, h);
-    grouped_gemm(space, h, r.plan.offsets, parameters.template at<2>(w), out, scratch);
-    combine(space, out, r.weight, r.plan, y);
+    auto const down = parameters.template at<2>(space, w);
+    for_each_part<S>([&](index_t begin, index_t end) {
+      auto const o = columns_of(out, 0, end - begin);
+      if constexpr (keeps_panels<S>) grouped_gemm(space, h, r.plan.offsets, down.outputs(begin, end), o, scratch);
+      else grouped_gemm(space, h, r.plan.offsets, down, o, scratch);
+      combine(space, o, r.weight, r.plan, columns_of(y, begin, end));
+    });
   }
 
   /// d_x from the experts, their weight gradients, and the gradient of the combine weights.
@@ -182,15 +196,21 @@ struct moe_ffn : layer_base {
     arena::scope const scope(scratch);
     dispatch_plan const& plan = a.routed.plan;
     index_t const rows = a.pre.rows();
-    auto const h = scratch.mat<T>(rows, width), d_h = scratch.mat<T>(rows, width), d_pre = scratch.mat<T>(rows, pre_width), d_rows = scratch.mat<T>(rows, d_model);
-    grouped_gemm<grouped_gemm_config{.transpose_w = false}>(space, d_y, plan.offsets, parameters.template at<2>(w), d_h, scratch, plan.token);
+    auto const h = scratch.mat<T>(rows, width), d_h = scratch.mat<T>(rows, width), d_pre = scratch.mat<T>(rows, pre_width), d_rows = scratch.mat<T>(rows, part<S>);
+    grouped_gemm<grouped_gemm_config{.transpose_w = false}>(space, d_y, plan.offsets, parameters.template at<2>(space, w), d_h, scratch, plan.token);
     detail::activate<C.activation, S, T>(space, a.pre, h);
     weigh_rows<T>(space, plan.slot, a.routed.weight, h, d_h, d_weight);
-    grouped_gemm_weight_gradient<weight_gradient_config{.accumulate = true}>(space, d_y, h, plan.offsets, parameters.template at<2>(g), scratch, plan.token);
+    grouped_gemm_weight_gradient<weight_gradient_config{.accumulate = true}>(space, d_y, h, plan.offsets, parameters.template at<2>(space, g), scratch, plan.token);
     detail::activate_backward<C.activation, S, T>(space, a.pre, d_h, d_pre);
-    grouped_gemm_weight_gradient<weight_gradient_config{.accumulate = true}>(space, d_pre, a.x, plan.offsets, parameters.template at<1>(g), scratch, {}, plan.token);
-    grouped_gemm<grouped_gemm_config{.transpose_w = false}>(space, d_pre, plan.offsets, parameters.template at<1>(w), d_rows, scratch);
-    dispatch_backward(space, d_rows, plan, k, d_x);
+    grouped_gemm_weight_gradient<weight_gradient_config{.accumulate = true}>(space, d_pre, a.x, plan.offsets, parameters.template at<1>(space, g), scratch, {}, plan.token);
+    constexpr grouped_gemm_config input_gradient{.transpose_w = false};
+    auto const up = parameters.template at<1>(space, w);
+    for_each_part<S>([&](index_t begin, index_t end) {
+      auto const d = columns_of(d_rows, 0, end - begin);
+      if constexpr (keeps_panels<S>) grouped_gemm<input_gradient>(space, d_pre, plan.offsets, up.inputs(begin, end), d, scratch);
+      else grouped_gemm<input_gradient>(space, d_pre, plan.offsets, up, d, scratch);
+      dispatch_backward(space, d, plan, k, columns_of(d_x, begin, end));
+    });
   }
 
   template <class S, class T>
@@ -205,16 +225,14 @@ struct moe_ffn : layer_base {
     matrix_view<T> rounded;
     if constexpr (std::is_same_v<A, T>) rounded = d_logits;
     else rounded = scratch.mat<T>(d_x.rows(), experts), convert<A>(space, d_logits, rounded);
-    linear_backward<true, S, T>(space, a.x, parameters.template at<0>(w), rounded, d_x, parameters.template at<0>(g), scratch);
+    linear_backward<T, true>(space, a.x, parameters.template at<0>(space, w), rounded, d_x, parameters.template at<0>(space, g), scratch);
   }
 
   template <class T, class S>
   static std::size_t operator_bytes(S const& space, index_t tokens) {
     index_t const rows = tokens * k;
-    return std::max({linear_scratch_bytes<T>(space, tokens, experts, d_model), grouped_gemm_scratch_bytes<T>(space, experts, pre_width, d_model),
-                     grouped_gemm_scratch_bytes<T>(space, experts, d_model, pre_width), grouped_gemm_scratch_bytes<T>(space, experts, width, d_model),
-                     grouped_gemm_scratch_bytes<T>(space, experts, d_model, width),
-                     grouped_gemm_weight_gradient_scratch_bytes<accumulator<T>>(space, experts, rows, std::max<index_t>(d_model, width)),
+    return std::max({linear_scratch_bytes<T>(space, tokens, experts, d_model), grouped_linear_scratch_bytes<T>(space, experts, rows, pre_width, d_model),
+                     grouped_linear_scratch_bytes<T>(space, experts, rows, d_model, width),
                      make_dispatch_scratch_bytes(space, tokens, experts), balance_losses_scratch_bytes<accumulator<T>>(space, tokens, experts),
                      balance_losses_backward_scratch_bytes<accumulator<T>>(space, experts)});
   }

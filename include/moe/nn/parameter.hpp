@@ -7,7 +7,9 @@
 #include <vector>
 
 #include <moe/core/random.hpp>
+#include <moe/core/space.hpp>
 #include <moe/core/tensor.hpp>
+#include <moe/gemm/packed_weights.hpp>
 #include <moe/optim/parameter_group.hpp>
 
 namespace moe::inline MOE_ISA::nn {
@@ -26,29 +28,29 @@ constexpr initializer scaled_normal(index_t fan_in, double gain = 1) {
   return {.std = gain / root};
 }
 
-/// How the elements of a [rows, columns] matrix lie in the model's buffer. Files are always plain, so each layout says where element (r, c) is.
-struct row_major {
-  static constexpr index_t size(index_t rows, index_t columns) { return rows * columns; }
-  static constexpr index_t offset(index_t /*rows*/, index_t columns, index_t r, index_t c) { return r * columns + c; }
+/// How the elements of a parameter lie in the model's buffer. Files are always plain, row-major.
+enum class layout {
+  row_major,
+  product,  ///< a weight [out, in] of products: in panels (gemm/packed_weights.hpp) in spaces whose products read them, row-major in others
 };
-/// Panels of `Width` rows (outputs), element (r, c) beside (r + 1, c): the order in which gemm's registers read a weight. Rows beyond the last stay zero.
-template <index_t Width>
-struct panels {
-  static constexpr index_t size(index_t rows, index_t columns) { return (rows + Width - 1) / Width * Width * columns; }
-  static constexpr index_t offset(index_t /*rows*/, index_t columns, index_t r, index_t c) { return (r / Width * columns + c) * Width + r % Width; }
-};
+/// Spaces whose products read weights in panels.
+template <class Space>
+inline constexpr bool keeps_panels = std::same_as<Space, cpu>;
 
-/// `Count` matrices [Rows, Columns] (a vector: Rows 1), one behind the other, in `Layout`.
-template <index_t Count, index_t Rows, index_t Columns, class Layout = row_major>
+/// `Count` matrices [Rows, Columns] (a vector: Rows 1), one behind the other.
+template <index_t Count, index_t Rows, index_t Columns, layout Layout = layout::row_major>
 struct parameter {
-  using layout = Layout;
-  static constexpr index_t count = Count, rows = Rows, columns = Columns;
-  static constexpr index_t matrix_size = Layout::size(Rows, Columns), elements = Count * Rows * Columns;
-  static constexpr index_t size = (Count * matrix_size + 15) / 16 * 16;  ///< in the buffer: the next parameter starts at a cache line
+  static constexpr index_t count = Count, rows = Rows, columns = Columns, elements = Count * Rows * Columns;
+  static constexpr auto order = Layout;
+  /// In the buffer, the same in every space: the next parameter starts at a cache line.
+  static constexpr index_t size = (Count * (Layout == layout::product ? panel_layout<float>::size(Rows, Columns) : Rows * Columns) + 15) / 16 * 16;
   std::string_view name;
   parameter_group group;
   initializer init;
 };
+/// A weight [Rows, Columns] that multiplies rows of Columns elements, or Count of them.
+template <index_t Count, index_t Rows, index_t Columns>
+using product_weight = parameter<Count, Rows, Columns, layout::product>;
 
 /// One parameter of a model, for the optimizer, files and reports.
 struct parameter_info {
@@ -57,26 +59,31 @@ struct parameter_info {
   initializer init;
   index_t offset, size;          ///< elements of the model's buffer, padding included
   index_t count, rows, columns;  ///< `count` matrices
-  index_t (*element)(index_t rows, index_t columns, index_t r, index_t c);
-  index_t matrix_size;
+  bool in_panels;                ///< of panel_layout<T>, in a buffer of type T; else row-major
 
   index_t elements() const { return count * rows * columns; }
-  /// Copies between the buffer's layout (at the model's first element) and plain row-major order, as files have it.
+  /// Where element (r, c) of matrix n is, in a buffer of type T.
+  template <class T>
+  index_t place(index_t n, index_t r, index_t c) const {
+    if (!in_panels) return offset + (n * rows + r) * columns + c;
+    return offset + n * panel_layout<T>::size(rows, columns) + panel_layout<T>::offset(rows, columns, r, c);
+  }
+  /// Copies between the buffer's order (at the model's first element) and plain row-major order, as files have it.
   template <class T>
   void to_plain(T const* model, T* plain) const {
-    each([&](index_t from, index_t to) { plain[to] = model[from]; });
+    each<T>([&](index_t from, index_t to) { plain[to] = model[from]; });
   }
   template <class T>
   void from_plain(T const* plain, T* model) const {
-    each([&](index_t to, index_t from) { model[to] = plain[from]; });
+    each<T>([&](index_t to, index_t from) { model[to] = plain[from]; });
   }
 
  private:
-  template <class F>
+  template <class T, class F>
   void each(F const& f) const {
     for (index_t n = 0, i = 0; n < count; ++n)
       for (index_t r = 0; r < rows; ++r)
-        for (index_t c = 0; c < columns; ++c, ++i) f(offset + n * matrix_size + element(rows, columns, r, c), i);
+        for (index_t c = 0; c < columns; ++c, ++i) f(place<T>(n, r, c), i);
   }
 };
 
@@ -98,39 +105,43 @@ struct parameter_list {
   void for_each(std::string const& prefix, index_t first, F const& f) const {
     std::apply(
         [&](P const&... p) {
-          ((f(parameter_info{prefix + std::string(p.name), p.group, p.init, first, P::size, P::count, P::rows, P::columns, &P::layout::offset, P::matrix_size}),
+          ((f(parameter_info{prefix + std::string(p.name), p.group, p.init, first, P::size, P::count, P::rows, P::columns, P::order == layout::product}),
             first += P::size),
            ...);
         },
         all);
   }
-  /// View of parameter I of the layer whose first element is at w: a vector, a matrix, or `count` matrices.
-  template <int I, class T>
-  static auto at(T* w) {
+  /// View of parameter I of the layer whose first element is at w, as the operators of the space read it: a vector, a matrix, `count` matrices, or
+  /// packed weights.
+  template <int I, class S, class T>
+  static auto at(S const&, T* w) {
     using Q = std::tuple_element_t<I, std::tuple<P...>>;
-    static_assert(std::is_same_v<typename Q::layout, row_major>, "moe::nn: this operator reads row-major weights");
     T* p = w == nullptr ? nullptr : w + offset<I>();
-    if constexpr (Q::count > 1) return tensor<T, dyn, dyn, dyn>(p, Q::count, Q::rows, Q::columns);
+    if constexpr (Q::order == layout::product && keeps_panels<S>) return packed_weights<T>(p, Q::count, Q::rows, Q::columns);
+    else if constexpr (Q::count > 1) return tensor<T, dyn, dyn, dyn>(p, Q::count, Q::rows, Q::columns);
     else if constexpr (Q::rows > 1) return matrix_view<T>(p, Q::rows, Q::columns);
     else return vector_view<T>(p, Q::columns);
   }
 };
 
-/// All parameters of a model or layer, in the order of the buffer.
-template <class M>
+/// All parameters of a model or layer, in the order of the buffer, as they lie in memory of the space.
+template <class M, class Space = cpu>
 std::vector<parameter_info> parameters_of() {
   std::vector<parameter_info> all;
-  M::for_each_parameter("", 0, [&](parameter_info p) { all.push_back(std::move(p)); });
+  M::for_each_parameter("", 0, [&](parameter_info p) {
+    p.in_panels = p.in_panels && keeps_panels<Space>;
+    all.push_back(std::move(p));
+  });
   return all;
 }
 
 /// Fills the model's buffer [M::parameter_count]. A value depends on the seed, the parameter's place in the list and the element's plain index alone, so it
-/// does not depend on layout or type (but for rounding). Padding becomes 0.
-template <class M, class T>
+/// does not depend on layout, space or type (but for rounding). Padding becomes 0.
+template <class M, class Space = cpu, class T>
 void initialise(T* w, std::uint64_t seed) {
   std::fill_n(w, M::parameter_count, T(0.0f));
   std::uint32_t place = 0;
-  for (parameter_info const& p : parameters_of<M>()) {
+  for (parameter_info const& p : parameters_of<M, Space>()) {
     random_stream const random{seed, random_purpose::initialisation, place++};
     std::vector<T> plain(static_cast<std::size_t>(p.elements()));
     for (std::size_t i = 0; i < plain.size(); ++i) {

@@ -46,7 +46,7 @@ struct residual {
   template <class S, class T>
   static void forward(S const& space, T const* w, matrix_view<T const> x, matrix_view<T> y, sequence_shape n, activations<T>& a, arena& scratch) {
     a.x = x;
-    rms_norm(space, x, parameters.template at<0>(w), accumulator<T>(eps), a.normed, a.rstd);
+    rms_norm(space, x, parameters.template at<0>(space, w), accumulator<T>(eps), a.normed, a.rstd);
     L::forward(space, detail::past(w, parameters.size), matrix_view<T const>(a.normed), y, n, a.inner, scratch);
     add<T>(space, x, y);
   }
@@ -57,7 +57,7 @@ struct residual {
     arena::scope const scope(scratch);
     auto const d_normed = scratch.mat<T>(n.tokens(), d_model);
     L::backward(space, detail::past(w, parameters.size), detail::past(g, parameters.size), d_y, d_normed, n, a.inner, scale, scratch);
-    rms_norm_backward(space, d_normed, a.x, parameters.template at<0>(w), a.rstd, d_x, parameters.template at<0>(g), scratch);
+    rms_norm_backward(space, d_normed, a.x, parameters.template at<0>(space, w), a.rstd, d_x, parameters.template at<0>(space, g), scratch);
     add<T>(space, d_y, d_x);
   }
 
@@ -65,7 +65,7 @@ struct residual {
   static void extend(S const& space, T const* w, matrix_view<T const> x, matrix_view<T> y, index_t position, state<T>& s, arena& scratch) {
     arena::scope const scope(scratch);
     auto const normed = scratch.mat<T>(x.rows(), d_model);
-    rms_norm(space, x, parameters.template at<0>(w), accumulator<T>(eps), normed, scratch.vec<accumulator<T>>(x.rows()));
+    rms_norm(space, x, parameters.template at<0>(space, w), accumulator<T>(eps), normed, scratch.vec<accumulator<T>>(x.rows()));
     L::extend(space, detail::past(w, parameters.size), matrix_view<T const>(normed), y, position, s, scratch);
     add<T>(space, x, y);
   }
