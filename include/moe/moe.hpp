@@ -49,6 +49,7 @@
 #include <moe/optim/group_adamw.hpp>
 #include <moe/optim/group_schedule.hpp>
 #include <moe/optim/parameter_group.hpp>
+#include <moe/optim/rounded_weights.hpp>
 #include <moe/optim/schedule.hpp>
 
 #include <moe/data/byte_pairs.hpp>

@@ -10,6 +10,7 @@
 #include <moe/core/space.hpp>
 #include <moe/core/tensor.hpp>
 #include <moe/gemm/packed_weights.hpp>
+#include <moe/optim/adamw.hpp>
 #include <moe/optim/parameter_group.hpp>
 
 namespace moe::inline MOE_ISA::nn {
@@ -60,6 +61,7 @@ struct parameter_info {
   index_t offset, size;          ///< elements of the model's buffer, padding included
   index_t count, rows, columns;  ///< `count` matrices
   bool in_panels;                ///< of panel_layout<T>, in a buffer of type T; else row-major
+  bf16_layout rounded_layout = in_panels ? bf16_layout::row_pairs : bf16_layout::plain;  ///< of the bf16 copy that round_weights and adamw make
 
   index_t elements() const { return count * rows * columns; }
   /// Where element (r, c) of matrix n is, in a buffer of type T.
@@ -129,7 +131,7 @@ template <class M, class Space = cpu>
 std::vector<parameter_info> parameters_of() {
   std::vector<parameter_info> all;
   M::for_each_parameter("", 0, [&](parameter_info p) {
-    p.in_panels = p.in_panels && keeps_panels<Space>;
+    if constexpr (!keeps_panels<Space>) p.in_panels = false, p.rounded_layout = bf16_layout::plain;
     all.push_back(std::move(p));
   });
   return all;
