@@ -1,0 +1,109 @@
+"""The two charts of docs/performance.md as SVG text: a roofline and grouped bars. No library draws them, so nothing has to be installed."""
+import math
+from xml.sax.saxutils import escape
+
+COLOURS = ["#0b63b0", "#e07b00", "#2c9a4b", "#9a3fb5", "#8a8a8a"]
+FONT = 'font-family="sans-serif" font-size="{}" fill="#222"'
+
+
+class Canvas:
+    def __init__(self, width, height, title):
+        self.width, self.height = width, height
+        self.parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">',
+                      f"<title>{escape(title)}</title>", f'<rect width="{width}" height="{height}" fill="white"/>']
+
+    def line(self, x1, y1, x2, y2, colour="#ccc", width=1.0, dash=""):
+        dashes = f' stroke-dasharray="{dash}"' if dash else ""
+        self.parts.append(f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" stroke-width="{width}"{dashes}/>')
+
+    def text(self, x, y, text, size=12, anchor="start", turn=0.0, weight="normal"):
+        rotate = f' transform="rotate({turn:.1f} {x:.1f} {y:.1f})"' if turn else ""
+        self.parts.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-weight="{weight}" {FONT.format(size)}{rotate}>{escape(text)}</text>')
+
+    def bar(self, x, y, width, height, colour):
+        self.parts.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.5):.1f}" height="{height:.1f}" fill="{colour}"/>')
+
+    def dot(self, x, y, colour, filled=True, square=False):
+        style = f'fill="{colour if filled else "white"}" stroke="{colour}" stroke-width="1.5"'
+        if square:
+            self.parts.append(f'<rect x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8" {style}/>')
+        else:
+            self.parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" {style}/>')
+
+    def finish(self):
+        return "\n".join(self.parts + ["</svg>", ""])
+
+
+def decades(low, high, steps=(1, 2, 5)):
+    for exponent in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1):
+        for step in steps:
+            value = step * 10.0 ** exponent
+            if low <= value <= high * 1.0001:
+                yield value
+
+
+def number(value):
+    return f"{value:g}"
+
+
+def roofline(title, bandwidth, roofs, series):
+    """bandwidth: bytes/s. roofs: [(name, flops/s)]. series: [(name, colour index, filled, square, [(flops per byte, flops/s)])]."""
+    points = [p for *_, list_ in series for p in list_]
+    x_low, x_high = 1.0, 2.0 * max([p[0] for p in points] + [roofs[-1][1] / bandwidth])
+    y_low, y_high = 0.7 * min([p[1] for p in points] + [bandwidth]), 1.6 * max(r[1] for r in roofs)
+    canvas, left, top, width, height = Canvas(860, 520, title), 70, 44, 560, 410
+
+    def x_of(value):
+        return left + width * math.log(value / x_low) / math.log(x_high / x_low)
+
+    def y_of(value):
+        return top + height * (1 - math.log(value / y_low) / math.log(y_high / y_low))
+    canvas.text(left, 26, title, 15, weight="bold")
+    for value in decades(x_low, x_high):
+        canvas.line(x_of(value), top, x_of(value), top + height)
+        canvas.text(x_of(value), top + height + 18, number(value), 11, "middle")
+    for value in decades(y_low / 1e9, y_high / 1e9):
+        canvas.line(left, y_of(value * 1e9), left + width, y_of(value * 1e9))
+        canvas.text(left - 8, y_of(value * 1e9) + 4, number(value), 11, "end")
+    canvas.text(left + width / 2, top + height + 42, "arithmetic intensity, flop per byte of operands", 12, "middle")
+    canvas.text(20, top + height / 2, "GFLOP/s", 12, "middle", -90)
+    start = max(x_low, y_low / bandwidth)
+    canvas.line(x_of(start), y_of(start * bandwidth), x_of(roofs[-1][1] / bandwidth), y_of(roofs[-1][1]), "#222", 2)
+    middle = math.sqrt(start * roofs[0][1] / bandwidth)  # halfway along the slope, in the logarithm
+    slope = math.degrees(math.atan2(height / math.log(y_high / y_low), width / math.log(x_high / x_low)))
+    canvas.text(x_of(middle) - 8, y_of(middle * bandwidth) - 8, f"DRAM read {bandwidth / 1e9:.0f} GB/s", 12, "middle", -slope)
+    for name, flops in roofs:
+        canvas.line(x_of(flops / bandwidth), y_of(flops), left + width, y_of(flops), "#222", 2)
+        canvas.text(left + width + 8, y_of(flops) + 4, f"{name} {flops / 1e9:.0f}", 12)
+    for name, colour, filled, square, list_ in series:
+        for x, y in list_:
+            canvas.dot(x_of(x), y_of(y), COLOURS[colour], filled, square)
+    for i, (name, colour, filled, square, _) in enumerate(series):
+        y = top + 190 + 24 * i
+        canvas.dot(left + width + 20, y, COLOURS[colour], filled, square)
+        canvas.text(left + width + 34, y + 4, name)
+    return canvas.finish()
+
+
+def bars(title, names, groups):
+    """Shares in 0..1, as horizontal bars. names: of the bars in each group. groups: [(label, [share or None])]."""
+    thick, gap, left, top, width = 11, 12, 230, 66, 520
+    step = thick * len(names) + gap
+    canvas = Canvas(820, top + step * len(groups) + 44, title)
+    canvas.text(20, 26, title, 15, weight="bold")
+    for i, name in enumerate(names):
+        canvas.bar(left + 110 * i, 40, 12, 12, COLOURS[i % len(COLOURS)])
+        canvas.text(left + 110 * i + 18, 50, name)
+    bottom = top + step * len(groups)
+    for percent in range(0, 101, 20):
+        x = left + width * percent / 100
+        canvas.line(x, top - 4, x, bottom)
+        canvas.text(x, bottom + 18, f"{percent} %", 11, "middle")
+    for g, (label, shares) in enumerate(groups):
+        y = top + g * step
+        canvas.text(left - 10, y + (step - gap) / 2 + 4, label, 12, "end")
+        for i, share in enumerate(shares):
+            if share is not None:
+                canvas.bar(left, y + i * thick, width * min(share, 1.05), thick - 1, COLOURS[i % len(COLOURS)])
+                canvas.text(left + width * min(share, 1.05) + 4, y + i * thick + 9, f"{100 * share:.0f}", 10)
+    return canvas.finish()
