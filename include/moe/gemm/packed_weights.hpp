@@ -99,7 +99,7 @@ void check_packing(char const* op, tensor<S, dyn, dyn, dyn> const& plain, packed
 /// Copies plain row-major weights into panels, converting to T; the padding becomes 0.
 ///
 ///   plain   [count, out, in]  in   rows may be strided
-///   packed  [count, out, in]  out  must not overlap
+///   packed  [count, out, in]  out  must not overlap; a part that ends inside a panel, or a pair, loses what else is there: it becomes 0
 ///
 /// Throws  shape_mismatch if the extents differ.
 /// Cost    one pass; call it where weights come from elsewhere, not in a loop: an optimizer works on panels as they are.
@@ -111,7 +111,7 @@ void pack_weights(cpu const& space, tensor<S, dyn, dyn, dyn> const& plain, packe
   parallel_for(space, packed.count() * panels, 2.0 * 32 * static_cast<double>(in), [&](index_t item) {
     index_t const e = item / panels, first = item % panels * panel_layout<T>::columns;
     T* const to = packed.matrix(e) + item % panels * packed.panel_size();
-    std::fill_n(to, packed.panel_size(), T(0.0f));
+    std::fill_n(to, panel_layout<T>::padded_in(in) * panel_layout<T>::columns, T(0.0f));  // not panel_size: packed may be a part of the inputs
     for (index_t o = first; o < std::min(out, first + panel_layout<T>::columns); ++o)
       for (index_t i = 0; i < in; ++i) to[panel_layout<T>::offset(out, in, o - first, i)] = static_cast<T>(plain(e, o, i));
   });
