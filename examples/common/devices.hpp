@@ -16,13 +16,14 @@ namespace trainer {
 
 #if defined(MOE_EXAMPLE_CUDA)
 template <class Preset>
-std::array<device_choice, 2> devices() {
-  return {choice<typename Preset::model, cpu_device>("cpu"), choice<typename Preset::model, cuda_device>("cuda")};
+std::array<device_choice, 4> devices() {
+  return {choice<Preset, cpu_device, float>("cpu"), choice<Preset, cpu_device, moe::bf16>("cpu"), choice<Preset, cuda_device, float>("cuda"),
+          choice<Preset, cuda_device, moe::bf16>("cuda")};
 }
 #else
 template <class Preset>
-std::array<device_choice, 1> devices() {
-  return {choice<typename Preset::model, cpu_device>("cpu")};
+std::array<device_choice, 2> devices() {
+  return {choice<Preset, cpu_device, float>("cpu"), choice<Preset, cpu_device, moe::bf16>("cpu")};
 }
 #endif
 

@@ -57,11 +57,12 @@ enum class purpose { training, evaluation, decoding };
 
 /// Bytes of everything a run allocates on its device, all at once and before the first step.
 struct memory_plan {
-  std::size_t weights = 0, gradients = 0, moments = 0, activations = 0, scratch = 0, decoding = 0, batch = 0;
-  std::size_t total() const { return weights + gradients + moments + activations + scratch + decoding + batch; }
+  std::size_t weights = 0, rounded = 0, gradients = 0, moments = 0, activations = 0, scratch = 0, decoding = 0, batch = 0;
+  std::size_t total() const { return weights + rounded + gradients + moments + activations + scratch + decoding + batch; }
 };
 
-/// The model's buffers as the host sees them: the memory itself on the CPU, copies elsewhere. Null what was not allocated.
+/// The model's buffers as the host sees them: the memory itself on the CPU, copies elsewhere. Null what was not allocated. They are float whatever
+/// the dtype of the passes.
 struct host_tensors {
   float *weights = nullptr, *gradients = nullptr, *first = nullptr, *second = nullptr;  ///< first, second: the moments of AdamW
 };
@@ -75,7 +76,7 @@ class engine {
   virtual double flops_per_token(index_t length) const = 0;  ///< of training
   virtual std::vector<parameter_info> parameters() const = 0;
 
-  virtual std::string device() const = 0;  ///< "2 threads, avx512", or the name of a GPU
+  virtual std::string device() const = 0;  ///< "2 threads, avx512", or the name of a GPU; behind it "bf16" where that is the dtype
   virtual void use_threads(int n) = 0;     ///< of the host, where the device is the host; call it before anything is planned or allocated
   virtual memory_plan plan(sequence_shape n, purpose what) const = 0;
   /// All memory of a run. Every later pass has the shape given here.
@@ -106,10 +107,11 @@ class engine {
   virtual moe::in<float, moe::dyn> decode(token_view token) = 0;
 };
 
-/// A device that a program can run on: what --device names, and how to get its engine.
+/// A device that a program can run on, and the numbers of its passes: what --device and --dtype name, and how to get its engine.
 struct device_choice {
   char const* name;
   std::unique_ptr<engine> (*make)();
+  char const* dtype = "fp32";
 };
 
 }  // namespace trainer

@@ -31,6 +31,11 @@ void add_place(CLI::App* app, options& o, preset const& p) {
   app->add_option("--out", o.out, std::string("directory of the run (default: runs/") + p.name + ", with a number appended when that holds a run)")
       ->type_name("DIR");
   app->add_option("--device", o.device, "cpu or cuda; cuda needs a program compiled for it (default: cpu)")->type_name("NAME");
+  app->add_option("--dtype", o.dtype,
+                  "fp32 or bf16: the numbers of weights and activations in products; sums, gradients of weights and what is saved are fp32 (default: that "
+                  "of the run, fp32 for a new one)")
+      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->type_name("NAME");
   app->add_option("--threads", o.threads, "threads; results do not depend on it (default: one per core)")->check(between(1, 4096))->type_name("N");
 }
 

@@ -1,17 +1,26 @@
 #pragma once
 // The half of an engine that knows a device and no model: buffers, copies to and from the host, the optimizer.
+//
+// Weights, gradients and moments are float. Where passes compute in bf16 they read a rounded copy of the weights, which follows them: every update
+// writes both, and put() rounds what came from the host.
 #include <examples/common/engine.hpp>
 #include <moe/core/elementwise.hpp>
 #include <moe/optim/clip.hpp>
+#include <moe/optim/rounded_weights.hpp>
 
 namespace trainer {
 
-template <class Device>
+template <class T>
+inline constexpr char const* dtype_of = std::is_same_v<T, moe::bf16> ? "bf16" : "fp32";
+
+/// T: the numbers of the passes, float or bf16.
+template <class Device, class T = float>
 class memory_engine : public engine {
  public:
   using space = typename Device::space;
+  static constexpr bool rounds = !std::is_same_v<T, float>;
 
-  std::string device() const override { return Device::describe(space_); }
+  std::string device() const override { return Device::describe(space_) + (rounds ? std::string(", ") + dtype_of<T> : std::string()); }
   void use_threads(int n) override { Device::use_threads(space_, n); }
   memory_plan plan(sequence_shape n, purpose what) const override;
   void allocate(sequence_shape n, purpose what) override;
@@ -26,18 +35,18 @@ class memory_engine : public engine {
   losses loss_and_gradient(double scale) override {
     send_batch();
     moe::arena scratch = scratch_;
-    return pass_with_gradient(space_, tensors_.weights, tensors_.gradients, token_, target_, scale, scratch);
+    return pass_with_gradient(space_, weights_of_passes(), tensors_.gradients, token_, target_, scale, scratch);
   }
   losses loss() override {
     send_batch();
     moe::arena scratch = scratch_;
-    return pass(space_, tensors_.weights, token_, target_, scratch);
+    return pass(space_, weights_of_passes(), token_, target_, scratch);
   }
   double gradient_norm() override;
   void update(std::span<moe::parameter_span const> spans, moe::group_schedule const& rates, double gradient_scale, index_t step) override {
     auto const all = [&](float* p) { return moe::vec(p, buffer_size()); };
     moe::adamw_by_group(space_, spans, rates, all(tensors_.weights), all(tensors_.first), all(tensors_.second), all(tensors_.gradients), gradient_scale,
-                        step);
+                        step, {}, {.rounded = rounded_});
   }
 
   void start_decoding() override {
@@ -55,12 +64,12 @@ class memory_engine : public engine {
   virtual void initial_weights(float* host, std::uint64_t seed) const = 0;
   /// Activations of all later passes lie in `memory`.
   virtual void reserve(space const& s, moe::arena& memory, sequence_shape n) = 0;
-  virtual losses pass_with_gradient(space const& s, float const* w, float* g, token_view token, token_view target, double scale, moe::arena& scratch) = 0;
-  virtual losses pass(space const& s, float const* w, token_view token, token_view target, moe::arena& scratch) = 0;
+  virtual losses pass_with_gradient(space const& s, T const* w, float* g, token_view token, token_view target, double scale, moe::arena& scratch) = 0;
+  virtual losses pass(space const& s, T const* w, token_view token, token_view target, moe::arena& scratch) = 0;
   /// What decoding keeps of earlier tokens lies in `memory`.
   virtual void start_state(space const& s, moe::arena& memory, index_t capacity) = 0;
   /// The logits [token.size(), vocab] behind each of the next tokens.
-  virtual void decode_rows_of(space const& s, float const* w, token_view token, moe::matrix_view<float> logits, moe::arena& scratch) = 0;
+  virtual void decode_rows_of(space const& s, T const* w, token_view token, moe::matrix_view<float> logits, moe::arena& scratch) = 0;
 
   space space_;
 
@@ -68,16 +77,21 @@ class memory_engine : public engine {
   std::size_t buffer_bytes() const { return moe::aligned(static_cast<std::size_t>(buffer_size()) * sizeof(float)); }
   /// A buffer as a matrix, so that all threads have rows to work on. Its size is a multiple of 16: parameters begin at cache lines.
   moe::matrix_view<float> rows_of_buffer(float* p) const { return moe::mat(p, buffer_size() / 16, 16); }
+  T const* weights_of_passes() const {
+    if constexpr (rounds) return rounded_.data();
+    else return tensors_.weights;
+  }
   void allocate_host(sequence_shape n, purpose what);
   void send_batch();
-  template <class T>
-  void copy(T* to, T const* from, index_t n) const {
+  template <class U>
+  void copy(U* to, U const* from, index_t n) const {
     if (to != nullptr) moe::copy(space_, to, from, n);
   }
 
   typename Device::buffer memory_;
   moe::buffer host_memory_;
   host_tensors tensors_, host_;  ///< on the device; on the host
+  moe::vector_view<moe::bf16> rounded_;  ///< the copy of the weights, on the device; empty where passes read the weights themselves
   moe::vector_view<int> token_, target_, host_token_, host_target_;
   moe::matrix_view<float> logits_;
   moe::vector_view<float> host_logits_;
@@ -88,10 +102,11 @@ class memory_engine : public engine {
   index_t length_ = 0;
 };
 
-template <class Device>
-memory_plan memory_engine<Device>::plan(sequence_shape n, purpose what) const {
+template <class Device, class T>
+memory_plan memory_engine<Device, T>::plan(sequence_shape n, purpose what) const {
   memory_plan plan;
   plan.weights = buffer_bytes();
+  if (rounds) plan.rounded = moe::aligned(static_cast<std::size_t>(buffer_size()) * sizeof(T));
   if (what == purpose::training) plan.gradients = plan.weights, plan.moments = 2 * plan.weights;
   plan.scratch = moe::aligned(decode_scratch_bytes(space_, decode_rows, n.length));
   if (what != purpose::decoding) {
@@ -105,8 +120,8 @@ memory_plan memory_engine<Device>::plan(sequence_shape n, purpose what) const {
   return plan;
 }
 
-template <class Device>
-void memory_engine<Device>::allocate(sequence_shape n, purpose what) {
+template <class Device, class T>
+void memory_engine<Device, T>::allocate(sequence_shape n, purpose what) {
   memory_plan const p = plan(n, what);
   memory_ = typename Device::buffer(p.total());
   moe::arena all(memory_.data(), memory_.bytes());
@@ -114,6 +129,7 @@ void memory_engine<Device>::allocate(sequence_shape n, purpose what) {
   tensors_ = {.weights = all.take<float>(buffer_size())};
   if (what == purpose::training)
     for (float** const t : {&tensors_.gradients, &tensors_.first, &tensors_.second}) *t = all.take<float>(buffer_size());
+  if constexpr (rounds) rounded_ = all.vec<T>(buffer_size());
   token_ = all.vec<int>(tokens), target_ = all.vec<int>(tokens), norm_ = all.vec<double>(1);
   if (what != purpose::decoding) reserve(space_, all, n);
   logits_ = all.mat<float>(decode_rows, vocab());
@@ -127,8 +143,8 @@ void memory_engine<Device>::allocate(sequence_shape n, purpose what) {
   if (what != purpose::decoding) token_ = batch(token_), target_ = batch(target_);
 }
 
-template <class Device>
-void memory_engine<Device>::allocate_host(sequence_shape, purpose) {
+template <class Device, class T>
+void memory_engine<Device, T>::allocate_host(sequence_shape, purpose) {
   if constexpr (Device::is_host) {
     host_ = tensors_, host_token_ = token_, host_target_ = target_;
     return;
@@ -147,16 +163,16 @@ void memory_engine<Device>::allocate_host(sequence_shape, purpose) {
   lay_out(memory);
 }
 
-template <class Device>
-void memory_engine<Device>::initialise(std::uint64_t seed) {
+template <class Device, class T>
+void memory_engine<Device, T>::initialise(std::uint64_t seed) {
   initial_weights(host_.weights, seed);
   for (float* const moment : {host_.first, host_.second})
     if (moment != nullptr) std::fill_n(moment, buffer_size(), 0.0f);
   put();
 }
 
-template <class Device>
-host_tensors memory_engine<Device>::fetch() {
+template <class Device, class T>
+host_tensors memory_engine<Device, T>::fetch() {
   if constexpr (!Device::is_host) {
     for (auto const member : {&host_tensors::weights, &host_tensors::gradients, &host_tensors::first, &host_tensors::second})
       copy(host_.*member, static_cast<float const*>(tensors_.*member), buffer_size());
@@ -165,25 +181,29 @@ host_tensors memory_engine<Device>::fetch() {
   return host_;
 }
 
-template <class Device>
-void memory_engine<Device>::put() {
+template <class Device, class T>
+void memory_engine<Device, T>::put() {
   if constexpr (!Device::is_host) {
     for (auto const member : {&host_tensors::weights, &host_tensors::first, &host_tensors::second})
       copy(tensors_.*member, static_cast<float const*>(host_.*member), buffer_size());
     space_.wait();
   }
+  if constexpr (rounds) {
+    auto const spans = moe::parameter_spans(parameters());
+    moe::round_weights(space_, spans, moe::vec<float const>(tensors_.weights, buffer_size()), rounded_);
+  }
 }
 
-template <class Device>
-void memory_engine<Device>::send_batch() {
+template <class Device, class T>
+void memory_engine<Device, T>::send_batch() {
   if constexpr (!Device::is_host) {
     copy(token_.data(), static_cast<int const*>(host_token_.data()), token_.size());
     copy(target_.data(), static_cast<int const*>(host_target_.data()), target_.size());
   }
 }
 
-template <class Device>
-double memory_engine<Device>::gradient_norm() {
+template <class Device, class T>
+double memory_engine<Device, T>::gradient_norm() {
   moe::arena scratch = scratch_;
   moe::global_norm<float>(space_, moe::vec(static_cast<float const*>(tensors_.gradients), buffer_size()), moe::view<1>(norm_.data(), 1), scratch);
   double norm = 0;
@@ -192,8 +212,8 @@ double memory_engine<Device>::gradient_norm() {
   return norm;
 }
 
-template <class Device>
-moe::in<float, moe::dyn> memory_engine<Device>::decode(token_view token) {
+template <class Device, class T>
+moe::in<float, moe::dyn> memory_engine<Device, T>::decode(token_view token) {
   index_t const rows = token.size();
   moe::expects(rows >= 1 && rows <= decode_rows, moe::errc::bad_argument, "decode: ", rows, " tokens, needs 1 to ", decode_rows);
   token_view here = token;
@@ -202,7 +222,7 @@ moe::in<float, moe::dyn> memory_engine<Device>::decode(token_view token) {
     here = moe::vec(static_cast<int const*>(token_.data()), rows);
   }
   moe::arena scratch = scratch_;
-  decode_rows_of(space_, tensors_.weights, here, moe::mat(logits_.data(), rows, vocab()), scratch);
+  decode_rows_of(space_, weights_of_passes(), here, moe::mat(logits_.data(), rows, vocab()), scratch);
   float const* const last = logits_.row(rows - 1);
   if constexpr (Device::is_host) return moe::vec(last, vocab());
   copy(host_logits_.data(), last, vocab());

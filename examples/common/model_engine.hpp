@@ -7,8 +7,8 @@
 
 namespace trainer {
 
-template <class Model, class Device>
-class model_engine final : public memory_engine<Device> {
+template <class Model, class Device, class T>
+class model_engine final : public memory_engine<Device, T> {
  public:
   using space = typename Device::space;
 
@@ -38,12 +38,12 @@ class model_engine final : public memory_engine<Device> {
   std::size_t activation_bytes(sequence_shape n) const override {
     return moe::nn::detail::measured([&](moe::arena& a) { activations(this->space_, a, n); });
   }
-  std::size_t scratch_bytes(space const& s, sequence_shape n) const override { return Model::template scratch_bytes<float>(s, n); }
+  std::size_t scratch_bytes(space const& s, sequence_shape n) const override { return Model::template scratch_bytes<T>(s, n); }
   std::size_t state_bytes(index_t capacity) const override {
     return moe::nn::detail::measured([&](moe::arena& a) { state(this->space_, a, capacity); });
   }
   std::size_t decode_scratch_bytes(space const& s, index_t rows, index_t capacity) const override {
-    return Model::template logits_scratch_bytes<float>(s, rows, capacity);
+    return Model::template logits_scratch_bytes<T>(s, rows, capacity);
   }
   void initial_weights(float* host, std::uint64_t seed) const override { moe::nn::initialise<Model, space>(host, seed); }
 
@@ -51,22 +51,22 @@ class model_engine final : public memory_engine<Device> {
     shape_ = n;
     activations_.emplace(s, memory, n);
   }
-  losses pass_with_gradient(space const& s, float const* w, float* g, token_view token, token_view target, double scale, moe::arena& scratch) override {
+  losses pass_with_gradient(space const& s, T const* w, float* g, token_view token, token_view target, double scale, moe::arena& scratch) override {
     Model::loss_and_gradient(s, w, g, token, target, shape_, *activations_, scratch, scale);
     return last_losses(s);
   }
-  losses pass(space const& s, float const* w, token_view token, token_view target, moe::arena& scratch) override {
+  losses pass(space const& s, T const* w, token_view token, token_view target, moe::arena& scratch) override {
     Model::loss(s, w, token, target, shape_, *activations_, scratch);
     return last_losses(s);
   }
   void start_state(space const& s, moe::arena& memory, index_t capacity) override { state_.emplace(s, memory, capacity); }
-  void decode_rows_of(space const& s, float const* w, token_view token, moe::matrix_view<float> logits, moe::arena& scratch) override {
+  void decode_rows_of(space const& s, T const* w, token_view token, moe::matrix_view<float> logits, moe::arena& scratch) override {
     Model::logits(s, w, token, *state_, logits, scratch);
   }
 
  private:
-  using activations = typename Model::template activations<float>;
-  using state = typename Model::template state<float>;
+  using activations = typename Model::template activations<T>;
+  using state = typename Model::template state<T>;
   losses last_losses(space const& s) {
     auto const l = Model::losses_of(s, *activations_);
     return {l.cross_entropy_sum, l.targets, l.balance, l.z};
@@ -77,10 +77,21 @@ class model_engine final : public memory_engine<Device> {
   std::optional<state> state_;
 };
 
+/// The engine of a preset's model. Not inline: a program can compile each number type in a unit of its own, by `extern template` and an explicit
+/// instantiation.
+template <class Preset, class Device, class T>
+struct engine_of {
+  static std::unique_ptr<engine> make();
+};
+template <class Preset, class Device, class T>
+std::unique_ptr<engine> engine_of<Preset, Device, T>::make() {
+  return std::make_unique<model_engine<typename Preset::model, Device, T>>();
+}
+
 /// A row of the table of devices that a program gives to run().
-template <class Model, class Device>
-device_choice choice(char const* name) {
-  return {name, []() -> std::unique_ptr<engine> { return std::make_unique<model_engine<Model, Device>>(); }};
+template <class Preset, class Device, class T>
+constexpr device_choice choice(char const* name) {
+  return {name, &engine_of<Preset, Device, T>::make, dtype_of<T>};
 }
 
 }  // namespace trainer

@@ -22,12 +22,19 @@ fields to_fields(run_config const& c) {
           {"lr", shortest(c.lr)},
           {"floor", shortest(c.floor)},
           {"weight_decay", shortest(c.weight_decay)},
-          {"clip", shortest(c.clip)}};
+          {"clip", shortest(c.clip)},
+          {"dtype", c.dtype}};
 }
 
 std::string const* find_field(fields const& values, std::string const& name) {
   auto const it = std::find_if(values.begin(), values.end(), [&](auto const& f) { return f.first == name; });
   return it == values.end() ? nullptr : &it->second;
+}
+
+void set_field(fields& values, std::string const& name, std::string value) {
+  for (auto& f : values)
+    if (f.first == name) return void(f.second = std::move(value));
+  values.emplace_back(name, std::move(value));
 }
 
 run_config from_fields(fields const& values) {
@@ -45,6 +52,7 @@ run_config from_fields(fields const& values) {
   run_config c;
   c.preset = text("preset");
   c.tokenizer = text("tokenizer");
+  if (std::string const* const dtype = find_field(values, "dtype")) c.dtype = *dtype;  // those without are of a time when all was fp32
   c.vocab = integer("vocab", 1), c.batch = integer("batch", 1), c.length = integer("length", 2), c.accumulate = integer("accumulate", 1);
   c.steps = integer("steps", 1), c.warmup = integer("warmup", 0);
   c.seed = std::strtoull(text("seed").c_str(), nullptr, 10);
@@ -56,6 +64,7 @@ run_config new_config(options const& o, preset const& p, index_t model_vocab) {
   run_config c;
   c.preset = p.name;
   c.tokenizer = o.tokenizer.value_or(p.tokenizer);
+  if (!o.dtype.empty()) c.dtype = o.dtype;
   c.vocab = c.tokenizer == "bytes" ? 256 : o.vocab.value_or(p.vocab > 0 ? p.vocab : model_vocab);
   moe::expects(c.vocab <= model_vocab, moe::errc::bad_argument, "vocabulary of ", c.vocab, ", but this model is compiled for at most ", model_vocab,
                " tokens");

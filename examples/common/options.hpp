@@ -19,6 +19,7 @@ struct options {
   command what = command::train;
   std::string data, out;
   std::string device = "cpu";
+  std::string dtype;  ///< "fp32", "bf16"; empty: not given, so the run that is read decides, or fp32
   std::optional<double> seconds;  ///< --minutes, --stop-after
   std::optional<index_t> steps, batch, length, accumulate, warmup, vocab;
   std::optional<std::uint64_t> seed;
@@ -34,10 +35,11 @@ struct options {
   double temperature = 0.8, top_p = 0.95;
 };
 
-/// Everything that decides the numbers of a run. Saved with each checkpoint; --resume needs all of it to be equal.
+/// Everything that decides the numbers of a run. Saved with each checkpoint; --resume needs all of it to be equal but for the dtype: weights and moments
+/// are saved as float, so a run may go on in another one where --dtype says so.
 struct run_config {
   std::string preset;
-  std::string tokenizer;
+  std::string tokenizer, dtype = "fp32";
   index_t vocab = 0, batch = 0, length = 0, accumulate = 1, steps = 0, warmup = 0;
   std::uint64_t seed = 1;
   double lr = 0, floor = 0.1, weight_decay = 0, clip = 0;
@@ -51,6 +53,7 @@ fields to_fields(run_config const& c);
 run_config from_fields(fields const& values);
 /// The value of `name`; null if there is none.
 std::string const* find_field(fields const& values, std::string const& name);
+void set_field(fields& values, std::string const& name, std::string value);
 
 /// The config of a new run. steps stays 0 when only a time was given; warmup too, when it was not given (see fix_steps).
 run_config new_config(options const& o, preset const& p, index_t model_vocab);

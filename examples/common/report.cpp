@@ -48,6 +48,7 @@ void dry_run(engine const& model, preset const& p, run_config const& c) {
   auto const bytes = [](std::size_t n) { return bytes_text(static_cast<double>(n)); };
   out.print("memory of training, allocated once before the first step");
   out.print(row("weights", bytes(m.weights)));
+  if (m.rounded > 0) out.print(row("weights in bf16", bytes(m.rounded), "the copy that products read"));
   out.print(row("gradients", bytes(m.gradients)));
   out.print(row("moments", bytes(m.moments), "two of AdamW"));
   out.print(row("activations", bytes(m.activations), std::to_string(c.batch) + " sequences of " + std::to_string(c.length) + " tokens"));

@@ -38,17 +38,29 @@ void load_weights(engine& model, opened const& run) {
   model.put();
 }
 
+/// What --dtype names; else that of the run that is read or goes on; else fp32.
+std::string dtype_for(options const& o, preset const& p) {
+  if (!o.dtype.empty()) return o.dtype;
+  if (o.what == command::train && (!o.resume || o.dry_run)) return "fp32";
+  return from_fields(existing_place(o, p).saved->config).dtype;
+}
+
 /// The engine of the device that --device names.
-std::unique_ptr<engine> engine_on(std::string const& device, std::span<device_choice const> devices) {
-  std::string names;
+std::unique_ptr<engine> engine_on(std::string const& device, std::string const& dtype, std::span<device_choice const> devices) {
+  std::string names, dtypes;
+  auto const append = [](std::string& list, std::string const& name) {
+    if ((", " + list + ", ").find(", " + name + ", ") == std::string::npos) list += (list.empty() ? "" : ", ") + name;
+  };
   for (device_choice const& d : devices) {
-    if (d.name == device) {
+    if (d.name == device && d.dtype == dtype) {
       auto made = d.make();
       (void)made->device();  // a device that is not there is an error before any work
       return made;
     }
-    names += std::string(names.empty() ? "" : ", ") + d.name;
+    append(names, d.name);
+    if (d.name == device) append(dtypes, d.dtype);
   }
+  if (!dtypes.empty()) throw usage_exit{2, "--dtype is " + dtype + ", but this program was compiled on " + device + " for: " + dtypes + "\n"};
   throw usage_exit{2, "--device is " + device + ", but this program was compiled for: " + names +
                           (device == "cuda" ? "; the target with _cuda behind its name has it (it needs nvcc)\n" : "; choose one of these\n")};
 }
@@ -105,9 +117,10 @@ int sample_command(engine& model, preset const& p, options const& o) {
 
 int run(int argc, char const* const* argv, std::span<device_choice const> devices, preset const& settings, index_t vocab) {
   try {
-    options const o = parse_options(argc, argv, settings, vocab);
+    options o = parse_options(argc, argv, settings, vocab);
     moe::check_machine();
-    auto const owner = engine_on(o.device, devices);
+    o.dtype = dtype_for(o, settings);
+    auto const owner = engine_on(o.device, o.dtype, devices);
     engine& model = *owner;
     if (o.what == command::eval) return evaluate_command(model, settings, o);
     if (o.what == command::sample) return sample_command(model, settings, o);

@@ -93,6 +93,9 @@ void training::open_directory() {
   run_config asked = saved;
   asked.preset = preset_.name;
   if (options_.tokenizer) asked.tokenizer = *options_.tokenizer;
+  asked.dtype = options_.dtype;
+  if (asked.dtype != saved.dtype) out_.print("dtype: saved " + saved.dtype + ", now " + asked.dtype + " as --dtype says: other numbers from here on");
+  set_field(place_.saved->config, "dtype", asked.dtype);
   if (options_.vocab && asked.tokenizer != "bytes") asked.vocab = *options_.vocab;
   asked.batch = options_.batch.value_or(saved.batch), asked.length = options_.length.value_or(saved.length);
   asked.accumulate = options_.accumulate.value_or(saved.accumulate), asked.steps = options_.steps.value_or(saved.steps);

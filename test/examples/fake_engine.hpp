@@ -18,9 +18,13 @@ struct faults {
   int raise_pass = -1, raise_signal = 0;  ///< sends this signal to the process in that pass
 };
 
-class bigram final : public trainer::memory_engine<trainer::cpu_device> {
+inline faults injected;
+
+/// T: the numbers of its passes. In bf16 the table has the layout that products read.
+template <class T>
+class bigram_of final : public trainer::memory_engine<trainer::cpu_device, T> {
  public:
-  static inline faults injected;
+  static constexpr bool in_panels = std::is_same_v<T, moe::bf16>;
 
   index_t vocab() const override { return 256; }
   index_t buffer_size() const override { return 256 * 256 + 16; }
@@ -28,8 +32,8 @@ class bigram final : public trainer::memory_engine<trainer::cpu_device> {
   double flops_per_token(index_t) const override { return 6 * 256; }
   std::vector<trainer::parameter_info> parameters() const override {
     using namespace moe::nn;
-    return {{"table.weight", parameter_group::unembedding, {}, 0, 256 * 256, 1, 256, 256, &row_major::offset, 256 * 256},
-            {"unused.norm", parameter_group::norm, {}, 256 * 256, 16, 1, 1, 16, &row_major::offset, 16}};
+    return {{"table.weight", parameter_group::unembedding, {}, 0, 256 * 256, 1, 256, 256, in_panels},
+            {"unused.norm", parameter_group::norm, {}, 256 * 256, 16, 1, 1, 16, false}};
   }
   void add_load(trainer::expert_load& load) override {
     if (load.counts.empty()) load.counts.push_back(std::vector<index_t>(4, 0));
@@ -39,7 +43,8 @@ class bigram final : public trainer::memory_engine<trainer::cpu_device> {
  protected:
   void initial_weights(float* w, std::uint64_t seed) const override {
     moe::random_stream const random{seed, moe::random_purpose::initialisation, 0};
-    for (index_t i = 0; i < buffer_size(); ++i) w[i] = static_cast<float>(0.02 * random.normal(static_cast<std::uint64_t>(i)));
+    for (index_t i = 0; i < 256 * 256; ++i) w[place<float>(i / 256, i % 256)] = static_cast<float>(0.02 * random.normal(static_cast<std::uint64_t>(i)));
+    std::fill_n(w + 256 * 256, 16, 1.0f);
   }
   std::size_t activation_bytes(trainer::sequence_shape n) const override { return moe::aligned(static_cast<std::size_t>(n.tokens()) * sizeof(int)); }
   std::size_t scratch_bytes(moe::cpu const&, trainer::sequence_shape) const override { return 256 * sizeof(double); }
@@ -47,7 +52,7 @@ class bigram final : public trainer::memory_engine<trainer::cpu_device> {
   std::size_t decode_scratch_bytes(moe::cpu const&, index_t, index_t) const override { return 0; }
 
   void reserve(moe::cpu const&, moe::arena& memory, trainer::sequence_shape n) override { last_ = memory.vec<int>(n.tokens()); }
-  trainer::losses pass_with_gradient(moe::cpu const&, float const* w, float* g, trainer::token_view token, trainer::token_view target, double scale,
+  trainer::losses pass_with_gradient(moe::cpu const&, T const* w, float* g, trainer::token_view token, trainer::token_view target, double scale,
                                      moe::arena& scratch) override {
     index_t const number = passes_++;
     if (number == injected.raise_pass) raise(injected.raise_signal);
@@ -55,16 +60,22 @@ class bigram final : public trainer::memory_engine<trainer::cpu_device> {
     if (number == injected.poison_pass) g[300] = std::numeric_limits<float>::quiet_NaN();
     return l;
   }
-  trainer::losses pass(moe::cpu const&, float const* w, trainer::token_view token, trainer::token_view target, moe::arena& scratch) override {
+  trainer::losses pass(moe::cpu const&, T const* w, trainer::token_view token, trainer::token_view target, moe::arena& scratch) override {
     return pass_over(w, nullptr, token, target, 0, scratch);
   }
   void start_state(moe::cpu const&, moe::arena&, index_t) override {}
-  void decode_rows_of(moe::cpu const&, float const* w, trainer::token_view token, moe::matrix_view<float> logits, moe::arena&) override {
-    for (index_t t = 0; t < token.extent<0>(); ++t) std::copy_n(w + 256 * token(t), 256, logits.row(t));
+  void decode_rows_of(moe::cpu const&, T const* w, trainer::token_view token, moe::matrix_view<float> logits, moe::arena&) override {
+    for (index_t t = 0; t < token.extent<0>(); ++t)
+      for (int i = 0; i < 256; ++i) logits(t, i) = static_cast<float>(w[place<T>(token(t), i)]);
   }
 
  private:
-  trainer::losses pass_over(float const* w, float* g, trainer::token_view token, trainer::token_view target, double scale, moe::arena& scratch) {
+  /// Where the table has element (row, i), in a buffer of type U.
+  template <class U>
+  static index_t place(index_t row, index_t i) {
+    return in_panels ? moe::panel_layout<U>::offset(256, 256, row, i) : 256 * row + i;
+  }
+  trainer::losses pass_over(T const* w, float* g, trainer::token_view token, trainer::token_view target, double scale, moe::arena& scratch) {
     moe::arena::scope const scope(scratch);
     double* const p = scratch.take<double>(256);
     trainer::losses l;
@@ -72,13 +83,13 @@ class bigram final : public trainer::memory_engine<trainer::cpu_device> {
     for (index_t t = 0; t < token.extent<0>(); ++t) {
       last_(t) = token(t);
       if (target(t) < 0) continue;
-      float const* const row = w + 256 * token(t);
+      auto const at = [&](int i) { return static_cast<double>(w[place<T>(token(t), i)]); };
       double sum = 0;
-      for (int i = 0; i < 256; ++i) sum += p[i] = std::exp(static_cast<double>(row[i]));
-      l.cross_entropy_sum += std::log(sum) - static_cast<double>(row[target(t)]);
+      for (int i = 0; i < 256; ++i) sum += p[i] = std::exp(at(i));
+      l.cross_entropy_sum += std::log(sum) - at(target(t));
       if (g == nullptr) continue;
       for (int i = 0; i < 256; ++i)
-        g[256 * token(t) + i] += static_cast<float>(scale * (p[i] / sum - (i == target(t))) / static_cast<double>(l.targets));
+        g[place<float>(token(t), i)] += static_cast<float>(scale * (p[i] / sum - (i == target(t))) / static_cast<double>(l.targets));
     }
     return l;
   }
@@ -86,7 +97,12 @@ class bigram final : public trainer::memory_engine<trainer::cpu_device> {
   index_t passes_ = 0;
 };
 
-inline constexpr trainer::device_choice bigram_devices[] = {
-    {"cpu", []() -> std::unique_ptr<trainer::engine> { return std::make_unique<bigram>(); }}};
+using bigram = bigram_of<float>;
+
+template <class T>
+std::unique_ptr<trainer::engine> make_bigram() {
+  return std::make_unique<bigram_of<T>>();
+}
+inline constexpr trainer::device_choice bigram_devices[] = {{"cpu", &make_bigram<float>}, {"cpu", &make_bigram<moe::bf16>, "bf16"}};
 
 }  // namespace test

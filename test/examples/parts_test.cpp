@@ -98,6 +98,7 @@ TEST_CASE("flags: errors name the flag, and the nearest one for an unknown flag"
   CHECK(test::contains(refused({"--minutes", "1", "--stop-after", "9s"}).text, "excludes"));
   CHECK(test::contains(refused({"--vocab", "2000"}).text, "compiled for at most 1024"));
   CHECK(test::contains(refused({"--tokenizer", "words"}).text, "--tokenizer"));
+  CHECK(test::contains(refused({"--dtype", "fp16"}).text, "--dtype: fp16 not in {fp32,bf16}"));
   for (auto const& bad : {std::vector<char const*>{"--steps", "0"}, {"trian"}, {"--nothing"}}) CHECK(refused(bad).code == 2);
 }
 
@@ -116,6 +117,12 @@ TEST_CASE("options: a config survives being written as fields") {
   CHECK(trainer::to_fields(trainer::from_fields(trainer::to_fields(c))) == trainer::to_fields(c));
   CHECK(trainer::from_fields(trainer::to_fields(c)).lr == 0.0017);
   auto fields = trainer::to_fields(c);
+  trainer::set_field(fields, "dtype", "bf16");
+  CHECK(trainer::from_fields(fields).dtype == "bf16");
+  fields.pop_back();  // a run from before there were others
+  CHECK(trainer::from_fields(fields).dtype == "fp32");
+  trainer::set_field(fields, "dtype", "bf16");
+  CHECK(trainer::from_fields(fields).dtype == "bf16");
   fields[3].second = "0";
   CHECK(test::contains(test::error_of([&] { trainer::from_fields(fields); }), "batch = 0"));
   fields.erase(fields.begin() + 3);

@@ -55,7 +55,7 @@ result run(test::faults faults, std::vector<std::string> arguments, char const* 
     if (environment != nullptr) setenv("MOE_STOP_AFTER", environment, 1);
     std::vector<char const*> argv{"fake"};
     for (auto const& a : arguments) argv.push_back(a.c_str());
-    test::bigram::injected = faults;
+    test::injected = faults;
     int const code = trainer::run(static_cast<int>(argv.size()), argv.data(), test::bigram_devices, preset, 256);
     std::fflush(stdout);
     _exit(code);
@@ -149,6 +149,53 @@ TEST_CASE("trainer: a run that was stopped and resumed equals one that never sto
   CHECK(run(faults, with({"train", "--out", f.run("killed"), "--checkpoint-every", "7"})).code == 1000 + SIGKILL);
   CHECK(run({}, {"train", "--data", f.text, "--resume", "--out", f.run("killed")}).code == 0);
   CHECK(bytes_of(f.run("killed")) == whole);
+}
+
+TEST_CASE("trainer: --dtype bf16 trains float weights that passes read rounded, and resumes bit for bit; a run may go on in the other dtype") {
+  folder const f;
+  auto const with = [&](std::vector<std::string> arguments) {
+    for (char const* more : {"--data", f.text.c_str(), "--seed", "9"}) arguments.emplace_back(more);
+    return arguments;
+  };
+  result const one = run({}, with({"train", "--out", f.run("bf16"), "--steps", "60", "--dtype", "bf16"}));
+  result const other = run({}, with({"train", "--out", f.run("fp32"), "--steps", "60"}));
+  INFO(one.out, one.err);
+  REQUIRE((one.code == 0 && other.code == 0));
+  CHECK(test::contains(one.out, ", bf16\n"));
+  CHECK_FALSE(test::contains(other.out, ", bf16\n"));
+  double const rounded = number_after(one.out, "\nheld-out bits per byte: "), exact = number_after(other.out, "\nheld-out bits per byte: ");
+  CHECK(exact < 5);  // a uniform guess is 8
+  CHECK(std::abs(rounded - exact) < 0.01);
+  auto const whole = bytes_of(f.run("bf16"));
+  CHECK(test::contains(whole.second, "\"dtype\":\"bf16\""));
+  CHECK(whole.first != bytes_of(f.run("fp32")).first);
+  CHECK(whole.first.size() == bytes_of(f.run("fp32")).first.size());  // float both
+
+  test::faults faults;
+  faults.raise_pass = 30, faults.raise_signal = SIGINT;
+  CHECK(run(faults, with({"train", "--out", f.run("stopped"), "--steps", "60", "--dtype", "bf16"})).code == 130);
+  CHECK(run({}, {"train", "--data", f.text, "--resume", "--out", f.run("stopped")}).code == 0);  // the dtype is that of the run
+  CHECK(bytes_of(f.run("stopped")) == whole);
+
+  // the files are the same kind: each dtype reads those of the other, and goes on with them where it is told to
+  auto const evaluated = [&](char const* name, std::vector<std::string> dtype) {
+    dtype.insert(dtype.begin(), {"eval", "--data", f.text, "--out", f.run(name)});
+    return number_after(run({}, dtype).out, "held-out bits per byte: ");
+  };
+  CHECK(evaluated("bf16", {}) == rounded);
+  CHECK(evaluated("bf16", {"--dtype", "bf16"}) == rounded);
+  CHECK(evaluated("fp32", {}) == exact);
+  CHECK(std::abs(evaluated("fp32", {"--dtype", "bf16"}) - exact) < 0.01);
+  CHECK(std::abs(evaluated("bf16", {"--dtype", "fp32"}) - rounded) < 0.01);
+  CHECK(run({}, {"sample", "--out", f.run("bf16"), "--characters", "50"}).code == 0);
+  CHECK(run(faults, with({"train", "--out", f.run("changed"), "--steps", "60", "--dtype", "bf16"})).code == 130);
+  result const changed = run({}, {"train", "--data", f.text, "--resume", "--out", f.run("changed"), "--dtype", "fp32"});
+  INFO(changed.out, changed.err);
+  CHECK(changed.code == 0);
+  CHECK(test::contains(changed.out, "dtype: saved bf16, now fp32 as --dtype says"));
+  CHECK(test::contains(bytes_of(f.run("changed")).second, "\"dtype\":\"fp32\""));
+  CHECK(bytes_of(f.run("changed")).first != whole.first);
+  CHECK(run({}, {"train", "--dtype", "fp16"}).err.find("fp16 not in {fp32,bf16}") != std::string::npos);
 }
 
 TEST_CASE("trainer: resume refuses what would give another run, and names it") {
@@ -246,6 +293,8 @@ TEST_CASE("trainer: two trainers do not share a directory; a dry run makes none;
   CHECK(dry.code == 0);
   for (char const* part : {"active per token", "moments", "activations", "scratch", "FLOPs per token"})
     CHECK_MESSAGE(test::contains(dry.out, part), part);
+  CHECK_FALSE(test::contains(dry.out, "weights in bf16"));
+  CHECK(test::contains(run({}, {"train", "--dry-run", "--dtype", "bf16"}).out, "  weights in bf16              128.1 KiB  the copy that products read\n"));
   CHECK(access(f.run("dry").c_str(), F_OK) != 0);
   moe::make_directories(f.run("locked"));
   {
