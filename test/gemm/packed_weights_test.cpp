@@ -74,7 +74,8 @@ void check_packing(extents e, index_t stride, index_t offset) {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("packed_weights: every element has a place of its own, in the order that is documented; the rest is padding", T, float, double, bf16) {
+TEST_CASE_TEMPLATE("packed_weights: every element has a place of its own, in the order that is documented; the rest is padding", T, float, double,
+                   bf16) {
   for (extents const e : shapes) {
     index_t const size = panel_layout<T>::size(e.out, e.in);
     CHECK(size == (e.out + 31) / 32 * 32 * (e.in + e.in % 2));
@@ -206,7 +207,8 @@ TEST_CASE("packed_weights: wrong arguments are named, and nothing is written") {
     CHECK(code([&] { moe::pack_weights(test::on(), three(plain, other), view(memory, e)); }) == moe::errc::shape_mismatch);
     CHECK(code([&] { moe::unpack_weights(test::on(), view(memory, e), three(plain, other)); }) == moe::errc::shape_mismatch);
   }
-  CHECK(error_of([&] { moe::pack_weights(test::on(), three(plain, {2, 2, 4}), view(memory, e)); }) ==
-        "pack_weights: plain is [2, 2, 4], packed is [2, 3, 4]");
+  CHECK(error_of([&] {
+          moe::pack_weights(test::on(), three(plain, {2, 2, 4}), view(memory, e));
+        }) == "pack_weights: plain is [2, 2, 4], packed is [2, 3, 4]");
   for (float v : memory.values()) CHECK(std::isnan(v));
 }
