@@ -4,6 +4,16 @@
 
 namespace moe::inline MOE_ISA::detail {
 
+constexpr index_t divide_up(index_t n, index_t by) { return n / by + (n % by != 0); }
+
+/// n things in as few parts of at most `largest` as there can be, all of nearly the same size; each but the last a multiple of `unit`.
+struct even_parts {
+  index_t n, unit, count;
+  even_parts(index_t things, index_t unit_, index_t largest) : n(things), unit(unit_), count(divide_up(things, largest)) {}
+  index_t begin(index_t i) const { return std::min(n, divide_up(n, unit) * i / count * unit); }
+  index_t size(index_t i) const { return begin(i + 1) - begin(i); }
+};
+
 /// A matrix as it lies in memory: lines of contiguous elements, `stride` apart; with `index`, line l of the product is line index[l] of the memory.
 /// The lines are the rows of the matrix, or its columns if `transposed`.
 template <class T>
@@ -29,8 +39,8 @@ MOE_INLINE void store_row(V x, A* to, index_t n, bool another_follows) {
 }
 
 /// A square of simd<A>::width lines and as many of their elements, turned in registers: the part that exists, zeros elsewhere.
-///   lines, depth  of the square that exist      room  elements of a row of `to` from here on; with `spill`, a row that another one follows may be
-///                 written beyond them
+///   lines, depth  of the square that exist (a line beyond may be null, unless lines is the width)
+///   room          elements of a row of `to` from here on; with `spill`, a row that another one follows may be written beyond them
 template <class A, class T>
 inline void transpose_square(A* to, index_t stride, T const* const* from, index_t k0, index_t lines, index_t depth, index_t room, bool spill) {
   using V = simd<A>;
@@ -61,9 +71,11 @@ inline void transpose_lines(A* to, index_t width, index_t count, index_t depth, 
     constexpr index_t square = simd<A>::width;
     for (index_t i0 = 0; i0 < width; i0 += square) {
       T const* from[square];
-      for (index_t i = 0; i < square; ++i) from[i] = i0 + i < count ? line(i0 + i) : nullptr;
+      index_t const lines = std::min(count - i0, square);
+      bool const cut = lines > 0 && width - i0 <= lines;  // what stands beyond the lines is not stored, so it may be anything: the last line again
+      for (index_t i = 0; i < square; ++i) from[i] = i < lines ? line(i0 + i) : cut ? from[lines - 1] : nullptr;
       for (index_t k0 = 0; k0 < depth; k0 += square)
-        transpose_square<A, T>(to + k0 * width + i0, width, from, k0, count - i0, depth - k0, width - i0, width <= square);
+        transpose_square<A, T>(to + k0 * width + i0, width, from, k0, cut ? square : lines, depth - k0, width - i0, width <= square);
     }
   } else {
     for (index_t k = 0; k < depth; ++k)
@@ -71,26 +83,23 @@ inline void transpose_lines(A* to, index_t width, index_t count, index_t depth, 
   }
 }
 
-/// How operands of type T become lanes of a step. `lines`: the lines run along k; `columns`: each line is one step (or half of one).
+/// How operands of type T become lanes of a step.
 template <class Step>
 struct packer {
   using A = typename Step::lane;
-  /// to[k, i] = line(i)[k], i < width (zero from count on), k < depth.
+  /// Lines run along k:  to[k, i] = line(i)[k], i < width (zero from count on), k < depth.
   template <class T, class Line>
   static void along(A* to, index_t width, index_t count, index_t depth, Line const& line) {
     transpose_lines<A, T>(to, width, count, depth, line);
   }
-  /// to[k, i] = line(k)[i].
-  template <class T, class Line>
-  static void across(A* to, index_t width, index_t count, index_t depth, Line const& line) {
+  /// Lines run across k, one for a step:  to[i] = line[i], i < width (zero from count on). `spill`: lanes behind the last may be written.
+  template <class T>
+  static MOE_INLINE void across(A* to, index_t width, index_t count, T const* line, T const* /*next*/, bool spill) {
     using V = simd<A>;
-    for (index_t k = 0; k < depth; ++k, to += width) {
-      T const* const from = line(k);
-      if constexpr (loads_as<A, T>) {
-        for (index_t i = 0; i < width; i += V::width) store_row(V::load(from + i, count - i), to + i, width - i, k + 1 < depth);
-      } else {
-        for (index_t i = 0; i < width; ++i) to[i] = i < count ? static_cast<A>(from[i]) : A(0);
-      }
+    if constexpr (loads_as<A, T>) {
+      for (index_t i = 0; i < width; i += V::width) store_row(V::load(line + i, count - i), to + i, width - i, spill);
+    } else {
+      for (index_t i = 0; i < width; ++i) to[i] = i < count ? static_cast<A>(line[i]) : A(0);
     }
   }
 };
@@ -108,13 +117,10 @@ struct packer<pairs> {
     float* const last = to + depth / 2 * width;
     for (index_t i = 0; i < width; ++i) last[i] = __builtin_bit_cast(float, i < count ? std::uint32_t{line(i)[depth - 1].bits} : 0u);
   }
-  template <class T, class Line>
-  static void across(float* to, index_t width, index_t count, index_t depth, Line const& line) {
-    for (index_t k = 0; k < depth; k += 2, to += width) {
-      bf16 const *const even = line(k), *const odd = k + 1 < depth ? line(k + 1) : nullptr;
-      for (index_t i = 0; i < width; i += V::width)
-        store_row(pair_of(V::load(even + i, count - i), odd != nullptr ? V::load(odd + i, count - i) : V::zero()), to + i, width - i, k + 2 < depth);
-    }
+  /// Two lines for a step; `odd` is null where their number is odd.
+  static MOE_INLINE void across(float* to, index_t width, index_t count, bf16 const* even, bf16 const* odd, bool spill) {
+    for (index_t i = 0; i < width; i += V::width)
+      store_row(pair_of(V::load(even + i, count - i), odd != nullptr ? V::load(odd + i, count - i) : V::zero()), to + i, width - i, spill);
   }
 
  private:
@@ -127,18 +133,41 @@ struct packer<pairs> {
 };
 #endif
 
-/// Rows [first, first + count) and columns [k0, k0 + depth) of `a`, as [steps, count].
+/// Calls f(step, line, next line or null, another step follows) for the steps of lines [k0, k0 + depth) of x.
+template <class Step, class T, class F>
+MOE_INLINE void for_each_step(operand<T> const& x, index_t k0, index_t depth, F const& f) {
+  for (index_t k = 0; k < depth; k += Step::depth)
+    f(k / Step::depth, x.line(k0 + k), Step::depth > 1 && k + 1 < depth ? x.line(k0 + k + 1) : nullptr, k + Step::depth < depth);
+}
+
+/// Where the packed rows of block b of a tile begin: a cache line apart more than they need, or blocks of a power of two would share one set of L1.
+inline index_t packed_place(even_parts const& blocks, index_t b, index_t steps) { return blocks.begin(b) * steps + b * 16; }
+
+/// Rows [first, first + blocks.n) and columns [k0, k0 + depth) of `a`: each block as [steps, its rows]. Lines that run across k are read once, whole.
 template <class Step, class T>
-inline void pack_rows(typename Step::lane* to, operand<T> const& a, index_t first, index_t count, index_t k0, index_t depth) {
-  if (a.transposed) packer<Step>::template across<T>(to, count, count, depth, [&](index_t k) { return a.line(k0 + k) + first; });
-  else packer<Step>::template along<T>(to, count, count, depth, [&](index_t i) { return a.line(first + i) + k0; });
+inline void pack_rows(typename Step::lane* to, operand<T> const& a, index_t first, even_parts const& blocks, index_t k0, index_t depth) {
+  index_t const steps = divide_up(depth, Step::depth);
+  if (a.transposed) {
+    for_each_step<Step>(a, k0, depth, [&](index_t step, T const* line, T const* next, bool follows) {
+      for (index_t b = 0; b < blocks.count; ++b) {
+        index_t const i = first + blocks.begin(b), rows = blocks.size(b);
+        packer<Step>::across(to + packed_place(blocks, b, steps) + step * rows, rows, rows, line + i, next == nullptr ? next : next + i, follows);
+      }
+    });
+  } else {
+    for (index_t b = 0; b < blocks.count; ++b)
+      packer<Step>::template along<T>(to + packed_place(blocks, b, steps), blocks.size(b), blocks.size(b), depth,
+                                      [&](index_t i) { return a.line(first + blocks.begin(b) + i) + k0; });
+  }
 }
 
 /// Columns [first, first + count) of rows [k0, k0 + depth) of `b`, as [steps, panel_columns], zero beyond `count`.
 template <class Step, class T>
 inline void pack_columns(typename Step::lane* to, operand<T> const& b, index_t first, index_t count, index_t k0, index_t depth) {
-  if (b.transposed) packer<Step>::template along<T>(to, panel_columns, count, depth, [&](index_t j) { return b.line(first + j) + k0; });
-  else packer<Step>::template across<T>(to, panel_columns, count, depth, [&](index_t k) { return b.line(k0 + k) + first; });
+  if (b.transposed) return packer<Step>::template along<T>(to, panel_columns, count, depth, [&](index_t j) { return b.line(first + j) + k0; });
+  for_each_step<Step>(b, k0, depth, [&](index_t step, T const* line, T const* next, bool) {
+    packer<Step>::across(to + step * panel_columns, panel_columns, count, line + first, next == nullptr ? next : next + first, false);
+  });
 }
 
 }  // namespace moe::inline MOE_ISA::detail

@@ -5,8 +5,6 @@
 
 namespace moe::inline MOE_ISA::detail {
 
-constexpr index_t divide_up(index_t n, index_t by) { return n / by + (n % by != 0); }
-
 /// One product c[m, n] (+)= a[m, k] b[k, n] out of several that share n. Element (i, j) of c is c[i * c_stride + j / 32 * c_panel + j % 32].
 template <class TA, class B, class TC>
 struct matrix_product {
@@ -30,6 +28,9 @@ struct product_extents {
   index_t rows = tile_rows;  ///< of a tile at most
 };
 
+/// Lanes that the packed rows of a tile take.
+constexpr index_t packed_rows(index_t rows) { return rows * tile_steps + 16 * divide_up(rows, block_rows); }
+
 /// The memory of multiply_all, which is also its size: take it from a measuring arena.
 template <class A, bool Staged>
 struct product_scratch {
@@ -38,7 +39,7 @@ struct product_scratch {
   product_scratch(arena& from, int threads, product_extents const& e) {
     shared = from.take<A>(e.packed_lanes);
     own = from.take<A>(elements(threads, tile_steps, panel_columns));
-    rows = from.take<A>(elements(threads, e.rows, tile_steps));
+    rows = from.take<A>(elements(threads, packed_rows(e.rows)));
     if constexpr (Staged) stage = from.take<A>(elements(threads, e.rows, tile_columns));
     first_tile = from.take<index_t>(elements(e.products) + 1);
     place = from.take<index_t>(elements(e.products) + 1);
@@ -66,14 +67,6 @@ struct tile {
   index_t i0, i1, j0, j1;
 };
 
-/// n things in as few parts of at most `largest` as there can be, all of nearly the same size; each but the last a multiple of `unit`.
-struct even_parts {
-  index_t n, unit, count;
-  even_parts(index_t things, index_t unit_, index_t largest) : n(things), unit(unit_), count(divide_up(things, largest)) {}
-  index_t begin(index_t i) const { return std::min(n, divide_up(n, unit) * i / count * unit); }
-  index_t size(index_t i) const { return begin(i + 1) - begin(i); }
-};
-
 /// Where sums are short, reading and writing c is what takes long: the rows below, over and over.
 template <class TC>
 fetch_path block_below(TC* c, index_t c_stride, index_t chunk) {
@@ -90,7 +83,7 @@ inline void multiply_pass(P const& p, tile const& t, index_t k0, index_t depth, 
   using A = typename Step::lane;
   index_t const steps = divide_up(depth, Step::depth), all_steps = divide_up(p.k, Step::depth);
   even_parts const blocks(t.i1 - t.i0, 1, block_rows);
-  for (index_t i = 0; i < blocks.count; ++i) pack_rows<Step>(rows + blocks.begin(i) * steps, p.a, t.i0 + blocks.begin(i), blocks.size(i), k0, depth);
+  pack_rows<Step>(rows, p.a, t.i0, blocks, k0, depth);
   for (index_t j = t.j0; j < t.j1; j += panel_columns) {
     index_t const columns = std::min(panel_columns, t.j1 - j);
     A const* const ready = shared != nullptr ? shared + j * all_steps + k0 / Step::depth * panel_columns : p.b.ready(j, k0);
@@ -103,7 +96,7 @@ inline void multiply_pass(P const& p, tile const& t, index_t k0, index_t depth, 
       if (steps < 4 * chunk_steps<Step>) next = block_below(to + count * c_stride, c_stride, chunk_steps<Step>);
       else if (i == 0 && b == ready) next = {reinterpret_cast<char const*>(b) + (blocks.n > 1 ? 8192 : 2048), 2 * alignment, 0};
       else if (i == 0 && j + panel_columns < t.j1) next = p.b.path(j + panel_columns, k0);
-      multiply_rows<Step>(count, steps, rows + blocks.begin(i) * steps, b, to, c_stride, columns, from_c, next);
+      multiply_rows<Step>(count, steps, rows + packed_place(blocks, i, steps), b, to, c_stride, columns, from_c, next);
     }
   }
 }
@@ -211,7 +204,7 @@ void multiply_all(char const* op, cpu const& space, product_extents const& e, bo
     index_t const g = plan.product_with(item), me = thread_index();
     auto const p = product_of(g);
     multiply_tile<Step>(p, p.c, plan.tile_at(item - s.first_tile[g], p.m), s.place[g] < 0 ? nullptr : s.shared + s.place[g],
-                        s.own + me * tile_steps * panel_columns, s.rows + me * e.rows * tile_steps,
+                        s.own + me * tile_steps * panel_columns, s.rows + me * packed_rows(e.rows),
                         s.stage == nullptr ? nullptr : s.stage + me * e.rows * tile_columns, accumulate);
   });
 }
