@@ -54,6 +54,20 @@ TEST_CASE("grouped_gemm: row 0 belongs to expert 0, rows 1 and 2 to expert 1") {
   // [/grouped_gemm]
 }
 
+TEST_CASE("packed_weights: a weight [2, 3] in a panel of 32 outputs") {
+  // [packed_weights]
+  std::vector<float> x{1, 2, 3, 4, 5, 6}, weight{1, 0, 1, 0, 1, 0}, y(4), panels(moe::panel_layout<float>::size(2, 3));
+  moe::packed_weights<float> const w(panels.data(), 1, 2, 3);
+  moe::pack_weights(moe::cpu{}, moe::view<moe::dyn, moe::dyn, moe::dyn>(weight.data(), 1, 2, 3), w);
+  CHECK((panels[0] == 1 && panels[1] == 0));  // in = 0 of both outputs, then 30 zeros
+  CHECK((panels[32] == 0 && panels[33] == 1));
+  moe::buffer memory(moe::packed_gemm_scratch_bytes<float>(moe::cpu{}, 1, 2, 2, 3));
+  moe::arena scratch(memory);
+  moe::gemm<moe::gemm_config{.transpose_b = true}>(moe::cpu{}, moe::mat(x.data(), 2, 3), w, moe::mat(y.data(), 2, 2), scratch);
+  CHECK(y == std::vector<float>{4, 2, 10, 5});
+  // [/packed_weights]
+}
+
 TEST_CASE("topk: the two largest of four logits, the lower index first among equals") {
   // [topk]
   std::vector<float> logits{0, 2, 1, 2, 3, 1, 1, 0}, weight(4);  // 2 tokens, 4 experts
