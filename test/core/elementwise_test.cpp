@@ -1,3 +1,4 @@
+#include <moe/core/buffer.hpp>
 #include <moe/core/elementwise.hpp>
 
 #include <test/support.hpp>
@@ -29,6 +30,24 @@ TEST_CASE_TEMPLATE("fill, copy and add: every element, strided and unaligned, no
           for (index_t c = 0; c < columns; ++c) CHECK(x(r, c) == plain_sum(z(r, c), z(r, c)));
       }
   });
+}
+
+TEST_CASE_TEMPLATE("fill and copy of more than the caches hold: every element, also strided and unaligned, nothing between the rows", T, float, double, bf16) {
+  if (on_cuda) return;
+  constexpr index_t size = sizeof(T), columns = 4096 / size, stride = columns + 64 / size, rows = 2100;  // 8.2 MiB without the gaps
+  moe::buffer const memory(2 * static_cast<std::size_t>(rows * stride * size) + 64);
+  for (index_t shift : {index_t{0}, index_t{1}}) {
+    auto const x = moe::mat(memory.as<T>(), rows, columns).with_row_stride(stride);
+    auto const y = moe::mat(memory.as<T>() + rows * stride + shift, rows, columns).with_row_stride(stride);
+    index_t wrong = 0;
+    std::fill_n(y.data(), rows * stride, T(1.0f));
+    moe::fill(on(), y, T(-2.5f));
+    for (index_t i = 0; i < rows * stride; ++i) wrong += y.data()[i] != T(i % stride < columns ? -2.5f : 1.0f);
+    for (index_t i = 0; i < rows * stride; ++i) x.data()[i] = T(static_cast<float>(i % 251));
+    moe::copy<T>(on(), x, y);
+    for (index_t i = 0; i < rows * stride; ++i) wrong += y.data()[i] != T(i % stride < columns ? static_cast<float>(i % 251) : 1.0f);
+    CHECK(wrong == 0);
+  }
 }
 
 TEST_CASE("fill, copy and add: a NaN stays; errors name the argument") {

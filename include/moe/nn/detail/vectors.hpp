@@ -50,6 +50,11 @@ MOE_INLINE simd<A> first_lanes(A x, index_t n) {
   return r;
 }
 
+template <class A>
+MOE_INLINE simd<A> first_lanes(A x, std::integral_constant<index_t, simd<A>::width>) {
+  return simd<A>::all(x);
+}
+
 inline constexpr index_t norm_chunk = 64;  ///< tokens whose weight gradients form one partial sum of a norm
 
 /// to[c] += the sum over the rows of `partials`, in ascending order.
