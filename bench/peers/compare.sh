@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # Training step of moe and of PyTorch, interleaved: the clock, the memory and the neighbours of a machine change within minutes, a ratio of
 # neighbouring runs does not.
-#   [PYTHON=python3] bench/peers/compare.sh [-n rounds] [-s steps] [-t threads] <path of bench.train_step> [preset ...]
+#   [PYTHON=python3] bench/peers/compare.sh [-n rounds] [-s steps] [-t threads] [-d fp32|bf16] <path of bench.train_step> [preset ...]
 set -euo pipefail
-rounds=5 steps=5 threads=$(nproc)
-while getopts n:s:t: flag; do
+rounds=5 steps=5 threads=$(nproc) dtype=fp32  # of moe; PyTorch always computes in fp32
+while getopts n:s:t:d: flag; do
   case $flag in
     n) rounds=$OPTARG ;;
     s) steps=$OPTARG ;;
     t) threads=$OPTARG ;;
+    d) dtype=$OPTARG ;;
     *) exit 2 ;;
   esac
 done
@@ -24,7 +25,7 @@ python=${PYTHON:-python3}
 lines=$(mktemp)
 trap 'rm -f "$lines"' EXIT
 for ((round = 1; round <= rounds; ++round)); do
-  "$train_step" --steps "$steps" --threads "$threads" "$@" | sed "s/^{/moe {/" | tee -a "$lines"
+  "$train_step" --steps "$steps" --threads "$threads" --dtype "$dtype" "$@" | sed "s/^{/moe {/" | tee -a "$lines"
   "$python" "$torch_step" --steps "$steps" --threads "$threads" "$@" | sed "s/^{/torch {/" | tee -a "$lines"
 done
 

@@ -1,0 +1,108 @@
+#!/usr/bin/env python3
+"""Operators in PyTorch, as a user writes them without an extension, by the names of bench/peers/ops.cpp and with its protocol. See torch_compare.py.
+
+Experts are a loop over index_select, three matrix products, and index_add. Attention is softmax(q k^T + mask) v. Routing is softmax, topk, and a
+renormalisation; sorting by expert is a stable argsort and a bincount.
+"""
+import sys
+import time
+
+import torch
+
+from torch_step import Sparse, blas
+
+
+def moe_ffn(tokens, backward):
+    layer, x, d_y = Sparse(512, 512, 32, 2), torch.rand(1, tokens, 512) * 2 - 1, torch.rand(1, tokens, 512)
+
+    def forward():
+        with torch.no_grad():
+            layer(x)
+
+    def both():
+        for p in layer.parameters():
+            p.grad = None
+        x.grad = None
+        layer(x).backward(d_y)
+    x.requires_grad_(backward)
+    return both if backward else forward
+
+
+def attention(batch, length, d_head, backward):
+    q, k, v = (torch.rand(batch, 8, length, d_head) * 2 - 1 for _ in range(3))
+    mask, d_y = torch.full((length, length), float("-inf")).triu(1), torch.rand(batch, 8, length, d_head)
+
+    def product():
+        return torch.softmax(q @ k.transpose(-1, -2) * d_head ** -0.5 + mask, -1) @ v
+
+    def forward():
+        with torch.no_grad():
+            product()
+
+    def both():
+        q.grad = k.grad = v.grad = None
+        product().backward(d_y)
+    for x in (q, k, v):
+        x.requires_grad_(backward)
+    return both if backward else forward
+
+
+def routing(k, sort):
+    logits = torch.rand(4096, 64) * 2 - 1
+
+    def call():
+        with torch.no_grad():
+            weight, expert = torch.softmax(logits, -1).topk(k, -1)
+            weight = weight / weight.sum(-1, keepdim=True)
+            if sort:
+                torch.argsort(expert.flatten(), stable=True), torch.bincount(expert.flatten(), minlength=64)
+    return call
+
+
+def adamw():
+    weights = torch.nn.Parameter(torch.rand(42_000_000))
+    weights.grad = torch.rand(42_000_000) - 0.5
+    return torch.optim.AdamW([weights], lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, foreach=False).step
+
+
+OPERATORS = {
+    "moe_ffn T=4096": lambda: moe_ffn(4096, False),
+    "moe_ffn T=512": lambda: moe_ffn(512, False),
+    "moe_ffn forward and backward T=4096": lambda: moe_ffn(4096, True),
+    "attention B=8 L=256 d_head=32": lambda: attention(8, 256, 32, False),
+    "attention B=8 L=256 d_head=64": lambda: attention(8, 256, 64, False),
+    "attention B=4 L=1024 d_head=64": lambda: attention(4, 1024, 64, False),
+    "attention forward and backward B=8 L=256 d_head=32": lambda: attention(8, 256, 32, True),
+    "attention forward and backward B=4 L=1024 d_head=64": lambda: attention(4, 1024, 64, True),
+    "routing E=64 k=2": lambda: routing(2, False),
+    "routing E=64 k=8": lambda: routing(8, False),
+    "routing and sort E=64 k=2": lambda: routing(2, True),
+    "routing and sort E=64 k=8": lambda: routing(8, True),
+    "adamw": adamw,
+}
+
+
+def main():
+    torch.manual_seed(1)
+    torch.set_num_threads(int(sys.argv[1]))
+    library = blas()
+    if library.startswith("blas/libblas"):
+        sys.exit("torch_ops.py: torch runs on the reference BLAS (" + library + "), which says nothing about torch; install libopenblas0-openmp")
+    current, call = None, None
+    for line in sys.stdin:
+        name, _, calls = line.strip().partition(":")
+        if name == "version":
+            print(torch.__version__ + " on " + library, flush=True)
+            continue
+        if name != current:
+            call = None
+            call, current = OPERATORS[name](), name
+            call()
+        start = time.perf_counter()
+        for _ in range(int(calls)):
+            call()
+        print((time.perf_counter() - start) / int(calls), flush=True)
+
+
+if __name__ == "__main__":
+    main()
