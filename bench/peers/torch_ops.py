@@ -9,7 +9,8 @@ import time
 
 import torch
 
-from torch_step import Sparse, blas
+sys.dont_write_bytecode = True
+from torch_step import Sparse, blas  # noqa: E402
 
 
 def moe_ffn(tokens, backward):

@@ -49,7 +49,7 @@ def number(value):
 def roofline(title, bandwidth, roofs, series):
     """bandwidth: bytes/s. roofs: [(name, flops/s)]. series: [(name, colour index, filled, square, [(flops per byte, flops/s)])]."""
     points = [p for *_, list_ in series for p in list_]
-    x_low, x_high = 1.0, 2.0 * max([p[0] for p in points] + [roofs[-1][1] / bandwidth])
+    x_low, x_high = 0.6 * min(p[0] for p in points), 2.0 * max([p[0] for p in points] + [roofs[-1][1] / bandwidth])
     y_low, y_high = 0.7 * min([p[1] for p in points] + [bandwidth]), 1.6 * max(r[1] for r in roofs)
     canvas, left, top, width, height = Canvas(860, 520, title), 70, 44, 560, 410
 
@@ -71,7 +71,7 @@ def roofline(title, bandwidth, roofs, series):
     canvas.line(x_of(start), y_of(start * bandwidth), x_of(roofs[-1][1] / bandwidth), y_of(roofs[-1][1]), "#222", 2)
     middle = math.sqrt(start * roofs[0][1] / bandwidth)  # halfway along the slope, in the logarithm
     slope = math.degrees(math.atan2(height / math.log(y_high / y_low), width / math.log(x_high / x_low)))
-    canvas.text(x_of(middle) - 8, y_of(middle * bandwidth) - 8, f"DRAM read {bandwidth / 1e9:.0f} GB/s", 12, "middle", -slope)
+    canvas.text(x_of(middle) - 10, y_of(middle * bandwidth) - 10, f"DRAM read {bandwidth / 1e9:.0f} GB/s", 12, "middle", -slope)
     for name, flops in roofs:
         canvas.line(x_of(flops / bandwidth), y_of(flops), left + width, y_of(flops), "#222", 2)
         canvas.text(left + width + 8, y_of(flops) + 4, f"{name} {flops / 1e9:.0f}", 12)
