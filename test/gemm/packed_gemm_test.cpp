@@ -397,7 +397,7 @@ void check_gemm(index_t rows, index_t out, index_t in, index_t stride = 1) {
   if (C.accumulate) c.normal(3);
   array<TC> plain = c;
   panels<T> p(w, 1, out, in);
-  test::scratch static memory(std::size_t{24} << 20);
+  test::scratch static memory(std::size_t{4} << 20);
   auto scratch = memory.get();
   moe::gemm<C>(test::on(), a.mat(), w.mat(), plain.mat(), scratch);
   scratch = memory.get();
@@ -422,7 +422,7 @@ void check_gemm_gradient(index_t rows, index_t out, index_t in) {
   a.normal(1), b.normal(2);
   if (C.accumulate) g.normal(3);
   panels<TC> packed(g, 1, out, in, TC(5.0f));
-  test::scratch static memory(std::size_t{24} << 20);
+  test::scratch static memory(std::size_t{4} << 20);
   auto scratch = memory.get();
   moe::gemm<C>(test::on(), a.mat(), b.mat(), g.mat(), scratch);
   scratch = memory.get();
