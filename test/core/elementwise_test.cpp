@@ -34,9 +34,9 @@ TEST_CASE_TEMPLATE("fill, copy and add: every element, strided and unaligned, no
 
 TEST_CASE_TEMPLATE("fill and copy of more than the caches hold: every element, also strided and unaligned, nothing between the rows", T, float, double, bf16) {
   if (on_cuda) return;
-  constexpr index_t size = sizeof(T), columns = 4096 / size, stride = columns + 64 / size, rows = 2100;  // 8.2 MiB without the gaps
+  constexpr index_t size = sizeof(T), stride = (4096 + 64) / size, rows = 2100;  // 8.2 MiB without the gaps
   moe::buffer const memory(2 * static_cast<std::size_t>(rows * stride * size) + 64);
-  for (index_t shift : {index_t{0}, index_t{1}}) {
+  for (auto const& [shift, columns] : {std::pair(0, 4096 / size), std::pair(1, 4096 / size), std::pair(0, (4096 - 24) / size)}) {
     auto const x = moe::mat(memory.as<T>(), rows, columns).with_row_stride(stride);
     auto const y = moe::mat(memory.as<T>() + rows * stride + shift, rows, columns).with_row_stride(stride);
     index_t wrong = 0;

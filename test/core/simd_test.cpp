@@ -109,6 +109,12 @@ TEST_CASE("store of bf16: the bits of bf16(float), for each upper half with lowe
     for (int i = 0; i < width; ++i) bits[i] = static_cast<std::uint32_t>(first + 401 * static_cast<std::uint64_t>(i));
     wrong += stored_wrongly(bits);
   }
+  for (int lane = 0; lane < width; ++lane)  // one denormal number among others
+    for (std::uint32_t denormal : {0x00000001u, 0x00018000u, 0x007fffffu, 0x80400000u}) {
+      std::uint32_t bits[width];
+      for (int i = 0; i < width; ++i) bits[i] = i == lane ? denormal : 0x3f80ffffu;
+      wrong += stored_wrongly(bits);
+    }
   CHECK(wrong == 0);
 }
 
