@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <iterator>
 #include <thread>
 
 #include <bench/limits.hpp>
@@ -50,21 +51,21 @@ comparison compare(sampling const& s, std::function<void()> const& a, std::funct
   std::vector<double> of_a, of_b, ratios, probes;
   comparison c;
   double const least = s.floor * s.threads * s.madd_one;
-  for (int pair = 0; pair < s.pairs; ++pair) {
-    for (int attempt = 0; attempt <= s.retakes; ++attempt) {
-      long const taken = preemptions();
-      double const before = probe(s), seconds_a = seconds_of(calls_a, a), seconds_b = seconds_of(calls_b, b), after = probe(s);
-      if (std::min(before, after) >= least && preemptions() - taken <= s.preemptions) {
-        of_a.push_back(seconds_a), of_b.push_back(seconds_b), ratios.push_back(seconds_b / seconds_a);
-        probes.push_back(0.5 * (before + after));
-        break;
-      }
-      attempt < s.retakes ? ++c.retaken : ++c.low;
-      std::this_thread::sleep_for(std::chrono::milliseconds(20 << std::min(attempt, 3)));  // a mode lasts from tens of milliseconds to seconds
+  int in_a_row = 0;
+  for (int left = s.pairs * (1 + s.retakes); left > 0 && std::ssize(ratios) < s.pairs; --left) {
+    long const taken = preemptions();
+    double const before = probe(s), seconds_a = seconds_of(calls_a, a), seconds_b = seconds_of(calls_b, b), after = probe(s);
+    if (std::min(before, after) >= least && preemptions() - taken <= s.preemptions) {
+      of_a.push_back(seconds_a), of_b.push_back(seconds_b), ratios.push_back(seconds_b / seconds_a);
+      probes.push_back(0.5 * (before + after));
+      in_a_row = 0;
+      continue;
     }
+    ++c.retaken;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20 << std::min(in_a_row++, 3)));  // a mode lasts from tens of milliseconds to seconds
   }
   c.a = spread_of(of_a), c.b = spread_of(of_b), c.ratio = spread_of(ratios), c.probe = spread_of(probes).median;
-  c.pairs = static_cast<int>(ratios.size());
+  c.pairs = static_cast<int>(ratios.size()), c.low = s.pairs - c.pairs;
   return c;
 }
 

@@ -3,8 +3,8 @@
 //
 // Virtual CPUs are sometimes cores and sometimes the two threads of one core, and the host moves them: a number taken alone says little. So A and B are
 // timed in turn, A B A B, and before and after each pair a probe compares the joint rate of madd of all threads with that many times the rate of one.
-// A pair whose probe is low, or whose threads were preempted, is taken again, a bounded number of times; what remains so is counted in `low` and kept out
-// of the medians.
+// A pair whose probe is low, or whose threads were preempted, is taken again, a bounded number of times; pairs that are still missing then are
+// counted in `low`.
 #include <algorithm>
 #include <functional>
 #include <vector>

@@ -58,18 +58,18 @@ def quartiles(values):
 
 def compare(operator, moe, torch, pairs):
     calls = [max(1, round(SECONDS / program.seconds(operator, 1))) for program in (moe, torch)]
-    ours, theirs, probes, retaken, low = [], [], [], 0, 0
-    for _ in range(pairs):
-        for attempt in range(RETAKES + 1):
-            before, wanted = map(float, moe.ask("probe").split())
-            a, b = moe.seconds(operator, calls[0]), torch.seconds(operator, calls[1])
-            after = float(moe.ask("probe").split()[0])
-            if min(before, after) >= FLOOR * wanted:
-                ours.append(a), theirs.append(b), probes.append((before + after) / 2)
-                break
-            retaken, low = (retaken + 1, low) if attempt < RETAKES else (retaken, low + 1)
-            time.sleep(0.02 * 2 ** min(attempt, 3))
-    result = {"case": operator, "goal": GOALS[operator], "pairs": len(ours), "retaken": retaken, "low": low}
+    ours, theirs, probes, retaken, in_a_row = [], [], [], 0, 0
+    while len(ours) < pairs and retaken < pairs * RETAKES:
+        before, wanted = map(float, moe.ask("probe").split())
+        a, b = moe.seconds(operator, calls[0]), torch.seconds(operator, calls[1])
+        after = float(moe.ask("probe").split()[0])
+        if min(before, after) >= FLOOR * wanted:
+            ours.append(a), theirs.append(b), probes.append((before + after) / 2)
+            in_a_row = 0
+        else:
+            retaken, in_a_row = retaken + 1, in_a_row + 1
+            time.sleep(0.02 * 2 ** min(in_a_row, 4))
+    result = {"case": operator, "goal": GOALS[operator], "pairs": len(ours), "retaken": retaken, "low": pairs - len(ours)}
     if ours:
         result.update(ours=statistics.median(ours), torch=statistics.median(theirs), ratio=[float(f"{r:.4g}") for r in quartiles([b / a for a, b in zip(ours, theirs)])],
                       probe=statistics.median(probes))
