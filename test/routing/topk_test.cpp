@@ -104,7 +104,7 @@ TEST_CASE_TEMPLATE("topk: gates of Mixtral and of OLMoE", T, float, double) {
 }
 
 TEST_CASE_TEMPLATE("topk: agrees with a sort, forward and backward", T, float, double, bf16) {
-  for (index_t tokens : test::on_cuda ? std::vector<index_t>{0, 5} : std::vector<index_t>{0, 1, 5})
+  for (index_t tokens : test::on_cuda ? std::vector<index_t>{0, 5} : std::vector<index_t>{0, 1, 5, 17})
     for (index_t experts : test::on_cuda ? std::vector<index_t>{8, 31, 32, 33, 65} : std::vector<index_t>{8, 9, 15, 16, 17, 31, 33, 64, 128, 200})
       for (int bound : {0, 1, 3}) {
         compare<topk_config{.k = 1, .renormalise = true}, T>(tokens, experts, bound);
@@ -162,6 +162,27 @@ TEST_CASE_TEMPLATE("topk: NaN ranks first and is seen, infinities give valid exp
   };
   check.template operator()<topk_config{.k = 3}>();
   check.template operator()<topk_config{.k = 3, .renormalise = false}>();
+}
+
+TEST_CASE_TEMPLATE("topk: rows that are not finite leave those beside them alone", T, float, double, bf16) {
+  constexpr index_t tokens = 35, experts = 21;
+  T const values[] = {test::quiet_nan<T>(), T(infinity), T(-infinity), T(-0.0f), T(0.0f)};
+  test::array<T> logits(tokens, experts), w(tokens, 3), w1(1, 3);
+  test::array<int> e(tokens, 3), e1(1, 3);
+  logits.normal(2);
+  for (index_t t = 1; t < tokens; t += 3)
+    for (index_t i = 0; i < 6; ++i) logits(t, (i * i + t) % experts) = values[(t + i) % 5];
+  run<topk_config{.k = 3}>(logits, w, e);
+  for (index_t t = 0; t < tokens; ++t) {
+    auto const chosen = first_experts(&logits(t), experts, 3);
+    CHECK(std::equal(chosen.begin(), chosen.end(), &e(t)));
+    test::array<T> row(1, experts);
+    std::copy_n(&logits(t), experts, row.data());
+    run<topk_config{.k = 3}>(row, w1, e1);
+    CHECK(std::equal(e1.data(), e1.data() + 3, &e(t)));
+    bool const lost = !(std::abs(double(logits(t, chosen[0]))) < infinity);
+    for (index_t j = 0; j < 3; ++j) CHECK((lost ? std::isnan(double(w(t, j))) && std::isnan(double(w1(0, j))) : w(t, j) == w1(0, j)));
+  }
 }
 
 TEST_CASE("topk: weights agree with finite differences") {
@@ -293,6 +314,34 @@ TEST_CASE("topk_backward: an expert out of range, which cannot be checked, is sk
   }
 }
 #endif
+
+TEST_CASE("topk_backward: an expert named twice is found wherever it stands, its rows together or apart") {
+  if constexpr (test::on_cuda) return;
+  constexpr index_t tokens = 21, experts = 9;
+  auto const check = [&]<topk_config C>() {
+    test::array<float> const logits(std::vector<float>(tokens * experts), tokens, experts), w(std::vector<float>(tokens * C.k), tokens, C.k);
+    test::array<float> d(tokens, experts);
+    for (index_t stride : {C.k, C.k + 1}) {
+      test::array<int> e(tokens, C.k, stride);
+      for (index_t t = 0; t < tokens; ++t)
+        for (index_t j = 0; j < C.k; ++j) e(t, j) = static_cast<int>((t + j) % experts);
+      auto const message = [&] { return test::error_of([&] { run_backward<C>(logits, w, e, w, d); }); };
+      CHECK(message().empty());
+      for (index_t t = 0; t < tokens; ++t)
+        for (index_t j = 1; j < C.k; ++j)
+          for (index_t i = 0; i < j; ++i) {
+            int const kept = std::exchange(e(t, j), e(t, i));
+            CHECK(test::contains(message(), "topk_backward: row " + std::to_string(t) + " of expert names an expert twice"));
+            e(t, j) = kept;
+          }
+    }
+  };
+  check.operator()<topk_config{.k = 1}>();
+  check.operator()<topk_config{.k = 2}>();
+  check.operator()<topk_config{.k = 3}>();
+  check.operator()<topk_config{.k = 4}>();
+  check.operator()<topk_config{.k = 8}>();
+}
 
 TEST_CASE("topk: wrong arguments") {
   using test::contains;

@@ -4,7 +4,7 @@
 
 #include <moe/core/buffer.hpp>
 #include <moe/core/parallel.hpp>
-#include <moe/routing/detail/softmax_row.hpp>
+#include <moe/routing/detail/row_group.hpp>
 
 namespace moe::inline MOE_ISA {
 
@@ -14,6 +14,16 @@ struct balance_config {
 };
 
 namespace detail {
+/// For each worker the exponentials of a group of rows.
+template <class T>
+matrix_view<accumulator<T>> take_exponentials(arena& memory, cpu const& space, index_t padded_experts) {
+  return memory.mat<accumulator<T>>(elements(thread_count(space), simd<accumulator<T>>::width), padded_experts);
+}
+template <class A>
+tensor<A, dyn, dyn> exponentials_of_worker(matrix_view<A> all) {
+  return rows_of(all, index_t{thread_index()} * simd<A>::width, (index_t{thread_index()} + 1) * simd<A>::width);
+}
+
 /// Sums per chunk of tokens. The boundaries depend on the number of tokens alone.
 template <class T>
 struct balance_scratch {
@@ -21,17 +31,23 @@ struct balance_scratch {
   static constexpr index_t chunk = 64;
   matrix_view<A> probability;  ///< [chunks, padded experts]  sums of softmax(logits)
   vector_view<double> z;       ///< [chunks]                  sums of lse^2
-  balance_scratch(arena& memory, index_t tokens, index_t experts)
-      : probability(memory.mat<A>(chunks(tokens), padded(experts))), z(memory.vec<double>(chunks(tokens))) {}
+  matrix_view<A> exponential;  ///< [workers * rows of a group, padded experts]
+  balance_scratch(arena& memory, cpu const& space, index_t tokens, index_t experts)
+      : probability(memory.mat<A>(chunks(tokens), padded(experts))), z(memory.vec<double>(chunks(tokens))),
+        exponential(take_exponentials<T>(memory, space, padded(experts))) {}
   static index_t chunks(index_t tokens) { return detail::chunks(tokens, chunk); }
   static index_t padded(index_t experts) { return elements(detail::chunks(experts, simd<A>::width), simd<A>::width); }
 };
 
-/// One element of scratch per expert for the backward: its excess load, scaled.
 template <class T>
-vector_view<accumulator<T>> take_excess(arena& memory, index_t experts) {
-  return memory.vec<accumulator<T>>(balance_scratch<T>::padded(experts));
-}
+struct balance_backward_scratch {
+  using A = accumulator<T>;
+  vector_view<A> excess;       ///< [padded experts]  excess load, scaled
+  matrix_view<A> exponential;  ///< [workers * rows of a group, padded experts]
+  balance_backward_scratch(arena& memory, cpu const& space, index_t experts)
+      : excess(memory.vec<A>(balance_scratch<T>::padded(experts))),
+        exponential(take_exponentials<T>(memory, space, balance_scratch<T>::padded(experts))) {}
+};
 
 /// What both spaces check; the counts themselves are data.
 inline void check_balance(char const* who, index_t experts, in<index_t, dyn> counts, int k) {
@@ -71,50 +87,56 @@ MOE_HD inline double scaled_excess(double factor, index_t tokens, index_t expert
   return factor * static_cast<double>(experts * count - k * tokens);
 }
 
-/// probability[e] += softmax(row)[e]; returns logsumexp(row).
+/// sum_row probability[e] += softmax(row)[e], rows ascending; returns z + the sum of their logsumexp^2.
 template <class A, class T>
-double add_softmax(T const* row, index_t experts, A* probability) {
+double add_softmax(row_group<A, T> const& rows, index_t experts, matrix_view<A> x, A* probability, double z) {
   using V = simd<A>;
-  A const top = largest_logit<A>(row, experts), sum = sum_of_exponentials(row, experts, top);
-  V const inverse = V::all(A(1) / sum);
-  for (index_t e = 0; e < experts; e += V::width)
-    madd(exp(load_logits<A>(row + e, experts - e) - V::all(top)), inverse, V::load(probability + e)).store(probability + e);
-  return static_cast<double>(top) + std::log(static_cast<double>(sum));
+  V const top = largest_logits(rows, experts), total = exponentials(rows, experts, top, x), inverse = V::all(A(1)) / total;
+  for (index_t e = 0; e < experts; e += V::width) {
+    V p = V::load(probability + e);
+    for (int l = 0; l < rows.rows; ++l) p = madd(V::load(x.row(l) + e), V::all(inverse[l]), p);
+    p.store(probability + e);
+  }
+  for (int l = 0; l < rows.rows; ++l) {
+    double const lse = static_cast<double>(top[l]) + std::log(static_cast<double>(total[l]));
+    z = madd(lse, lse, z);
+  }
+  return z;
 }
 
-/// d_row[e] += p_e (excess[e] - sum_i p_i excess[i] + z lse), p the softmax of the row.
+/// d_row[e] += p_e (excess[e] - sum_i p_i excess[i] + z lse), p the softmax of the row; d_row(l) is that of row l.
 template <class A, class T>
-void add_balance_gradient(T const* row, index_t experts, A const* excess, A z, T* d_row) {
+void add_balance_gradient(row_group<A, T> const& rows, index_t experts, matrix_view<A> x, A const* excess, A z, auto const& d_row) {
   using V = simd<A>;
-  V const top = V::all(largest_logit<A>(row, experts));
-  V sums = V::zero(), weighted = V::zero();
-  for (index_t e = 0; e < experts; e += V::width) {
-    V const x = exp(load_logits<A>(row + e, experts - e) - top);
-    sums = sums + x;
-    weighted = madd(x, V::load(excess + e), weighted);
+  V const top = largest_logits(rows, experts), total = exponentials(rows, experts, top, x), inverse = V::all(A(1)) / total;
+  V weighted[V::width], shift;
+  for (int l = 0; l < V::width; ++l) {
+    weighted[l] = V::zero();
+    for (index_t e = 0; e < experts; e += V::width) weighted[l] = madd(V::load(x.row(l) + e), V::load(excess + e), weighted[l]);
   }
-  A const total = sum(sums), mean = sum(weighted) / total, lse = top[0] + std::log(total);
-  V const inverse = V::all(A(1) / total), shift = V::all(madd(z, lse, -mean));
-  for (index_t e = 0; e < experts; e += V::width) {
-    V const p = exp(load_logits<A>(row + e, experts - e) - top) * inverse;
-    madd(p, V::load(excess + e) + shift, V::load(d_row + e, experts - e)).store(d_row + e, experts - e);
-  }
+  V const mean = sums(weighted) / total;
+  for (int l = 0; l < V::width; ++l) shift.v[l] = madd(z, top[l] + std::log(total[l]), -mean[l]);
+  for (int l = 0; l < rows.rows; ++l)
+    for (index_t e = 0; e < experts; e += V::width) {
+      V const p = V::load(x.row(l) + e) * V::all(inverse[l]);
+      madd(p, V::load(excess + e) + V::all(shift[l]), V::load(d_row(l) + e, experts - e)).store(d_row(l) + e, experts - e);
+    }
 }
 }  // namespace detail
 
 /// Bytes of scratch for balance_losses.
 template <class T>
-std::size_t balance_losses_scratch_bytes(cpu const& /*space*/, index_t tokens, index_t experts) {
+std::size_t balance_losses_scratch_bytes(cpu const& space, index_t tokens, index_t experts) {
   arena measure;
-  detail::balance_scratch<T>(measure, tokens, experts);
+  detail::balance_scratch<T>(measure, space, tokens, experts);
   return measure.peak();
 }
 
 /// Bytes of scratch for balance_losses_backward.
 template <class T>
-std::size_t balance_losses_backward_scratch_bytes(cpu const& /*space*/, index_t experts) {
+std::size_t balance_losses_backward_scratch_bytes(cpu const& space, index_t experts) {
   arena measure;
-  detail::take_excess<T>(measure, experts);
+  detail::balance_backward_scratch<T>(measure, space, experts);
   return measure.peak();
 }
 
@@ -131,7 +153,7 @@ std::size_t balance_losses_backward_scratch_bytes(cpu const& /*space*/, index_t 
 /// Throws  shape_mismatch or bad_argument if counts has other extents, a negative entry, or another sum, or k is not in [1, experts];
 ///         out_of_memory if scratch holds less than balance_losses_scratch_bytes.
 /// Order   p is summed in accumulator<T> over chunks of 64 tokens, t ascending; chunks and experts in double, ascending.
-/// Cost    two exponentials per logit.
+/// Cost    one exponential per logit.
 /// Source  Fedus et al. 2021, arXiv:2101.03961, eq. 4, divided by k as MegaBlocks does; Zoph et al. 2022, arXiv:2202.08906, eq. 5.
 template <class T>
 void balance_losses(cpu const& space, in<T, dyn, dyn> logits, in<index_t, dyn> counts, int k, balance_config config, tensor<double, 2> losses,
@@ -143,15 +165,14 @@ void balance_losses(cpu const& space, in<T, dyn, dyn> logits, in<index_t, dyn> c
   losses(0) = losses(1) = 0;
   if (tokens == 0) return;
   arena::scope const scope(scratch);
-  detail::balance_scratch<T> const partial(scratch, tokens, experts);
+  detail::balance_scratch<T> const partial(scratch, space, tokens, experts);
   parallel_chunks(space, tokens, partial.chunk, 8.0 * static_cast<double>(experts), [&](index_t c, index_t begin, index_t end) {
     auto* probability = partial.probability.row(c);
     std::fill_n(probability, partial.padded(experts), accumulator<T>(0));
     double z = 0;
-    for (index_t t = begin; t < end; ++t) {
-      double const lse = detail::add_softmax(logits.row(t), experts, probability);
-      z = madd(lse, lse, z);
-    }
+    auto const x = detail::exponentials_of_worker(partial.exponential);
+    for (index_t t = begin; t < end; t += simd<accumulator<T>>::width)
+      z = detail::add_softmax(detail::row_group<accumulator<T>, T>(logits, t), experts, x, probability, z);
     partial.z(c) = z;
   });
   double balance = 0, z = 0;
@@ -177,7 +198,7 @@ void balance_losses(cpu const& space, in<T, dyn, dyn> logits, in<index_t, dyn> c
 /// Edges   tokens == 0 changes nothing. Rows that make the losses NaN get NaN. Uniform counts and config.z == 0 change nothing, exactly.
 /// Throws  as balance_losses, and shape_mismatch if d_logits has other extents than logits.
 /// Order   one worker per row; sums over experts in one chain per vector lane, then a fixed tree.
-/// Cost    two exponentials per logit.
+/// Cost    one exponential per logit.
 template <class T, index_t R, index_t E>
 void balance_losses_backward(cpu const& space, in<T, dyn, dyn> logits, in<index_t, dyn> counts, int k, balance_config config,
                              std::type_identity_t<accumulator<T>> scale, tensor<T, R, E> const& d_logits, arena& scratch) {
@@ -189,12 +210,15 @@ void balance_losses_backward(cpu const& space, in<T, dyn, dyn> logits, in<index_
   if (tokens == 0) return;
   detail::check_scratch("balance_losses_backward", scratch, balance_losses_backward_scratch_bytes<T>(space, experts));
   arena::scope const scope(scratch);
-  auto const excess = detail::take_excess<T>(scratch, experts);
+  detail::balance_backward_scratch<T> const taken(scratch, space, experts);
+  auto const& excess = taken.excess;
   detail::balance_factors const factor(tokens, experts, k, config, static_cast<double>(scale));
   std::fill_n(excess.data(), excess.size(), A(0));
   for (index_t e = 0; e < experts; ++e) excess(e) = static_cast<A>(detail::scaled_excess(factor.excess, tokens, experts, k, counts(e)));
-  parallel_for(space, tokens, 10.0 * static_cast<double>(experts), [&](index_t t) {
-    detail::add_balance_gradient(logits.row(t), experts, excess.data(), static_cast<A>(factor.shift), d_logits.row(t));
+  constexpr index_t group = simd<A>::width;
+  parallel_for(space, detail::chunks(tokens, group), 10.0 * static_cast<double>(group * experts), [&](index_t g) {
+    detail::add_balance_gradient(detail::row_group<A, T>(logits, g * group), experts, detail::exponentials_of_worker(taken.exponential),
+                                 excess.data(), static_cast<A>(factor.shift), [&](int l) { return d_logits.row(g * group + l); });
   });
 }
 

@@ -1,9 +1,9 @@
 #pragma once
 #include <algorithm>
-#include <utility>
 
 #include <moe/core/parallel.hpp>
 #include <moe/core/tensor.hpp>
+#include <moe/routing/detail/best_of_rows.hpp>
 #include <moe/routing/detail/expert_ids.hpp>
 #include <moe/routing/detail/softmax_row.hpp>
 
@@ -15,60 +15,6 @@ struct topk_config {
 };
 
 namespace detail {
-/// The order of a row's candidates: larger first, NaN above all, -0 equal to 0; then the lower index.
-template <class A>
-struct ranking {
-  using lanes = lane_integers<A>;
-  using integer = typename lanes::integer;
-  using vector = typename lanes::vector;
-  static constexpr integer lowest = std::numeric_limits<integer>::min(), highest = std::numeric_limits<integer>::max();
-
-  struct place {
-    integer key = highest, expert = -1;  ///< as made: before every candidate
-  };
-
-  /// Integers that compare as the logits rank: `highest` for NaN, above `lowest` for all.
-  static MOE_INLINE vector keys(simd<A> x) {
-    vector bits;
-    simd<A> const y = x + simd<A>::zero();  // -0 + 0 = 0
-    std::memcpy(&bits, &y.v, sizeof bits);
-    vector const key = bits ^ ((bits >> (8 * sizeof(A) - 1)) & highest);  // negative numbers: the larger magnitude is the smaller
-    return x.v != x.v ? lanes::all(highest) : key;
-  }
-
-  /// The first place after `last`. One pass over a row that sits in L1: each lane keeps its best, then the lanes are compared.
-  template <class T>
-  static MOE_INLINE place next(T const* row, index_t experts, place last) {
-    vector best = lanes::all(lowest), where = lanes::all(0), index = lanes::iota();
-    for (index_t e = 0; e < experts; e += simd<A>::width) {
-      vector const key = keys(simd<A>::load(row + e, experts - e));
-      auto const after = (key < last.key) | ((key == last.key) & (index > last.expert));
-      auto const better = after & (key > best) & (index < lanes::all(static_cast<integer>(experts)));
-      best = better ? key : best;
-      where = better ? index : where;
-      index += static_cast<integer>(simd<A>::width);
-    }
-    first_of_lanes<simd<A>::width / 2>(best, where);
-    return {best[0], where[0]};
-  }
-
- private:
-  /// Leaves in every lane the place that comes first among all lanes: pairs of lanes `Step` apart, then half as far, ...
-  template <int Step>
-  static MOE_INLINE void first_of_lanes(vector& best, vector& where) {
-    vector const other = exchange<Step>(best, lane_sequence{}), other_where = exchange<Step>(where, lane_sequence{});
-    auto const wins = (other > best) | ((other == best) & (other_where < where));
-    best = wins ? other : best;
-    where = wins ? other_where : where;
-    if constexpr (Step > 1) first_of_lanes<Step / 2>(best, where);
-  }
-  using lane_sequence = std::make_integer_sequence<int, simd<A>::width>;
-  template <int Step, int... Lane>
-  static MOE_INLINE vector exchange(vector v, std::integer_sequence<int, Lane...>) {
-    return shuffled<(Lane ^ Step)...>(v, v);
-  }
-};
-
 template <topk_config C>
 void check_topk(char const* who, auto const& logits, auto const& weight, auto const& expert) {
   static_assert(C.k >= 1, "moe::topk: topk_config::k must be at least 1");
@@ -80,14 +26,25 @@ void check_topk(char const* who, auto const& logits, auto const& weight, auto co
           tokens);
 }
 
-/// e[j] = exp(row[expert[j]] - top) for all j, vector by vector.
-template <int K, class A, class T>
-MOE_INLINE void exponentials_of_chosen(T const* row, int const* expert, A top, A* e) {
-  constexpr int padded = (K + simd<A>::width - 1) / simd<A>::width * simd<A>::width;
-  A x[padded] = {};
-  for (int j = 0; j < K; ++j) x[j] = A(row[expert[j]]) - top;
-  for (int j = 0; j < K; j += simd<A>::width) exp(simd<A>::load(x + j)).store(x + j);
-  std::copy_n(x, K, e);
+/// The choices of the tokens of a group, from `first` on.
+template <topk_config C, class A, class T>
+void choose(row_group<A, T> const& rows, index_t first, index_t experts, tensor<T, dyn, C.k> const& weight, tensor<int, dyn, C.k> const& expert) {
+  using V = simd<A>;
+  chosen<C.k, A> const best(rows, experts);
+  V e[C.k], total = V::zero();
+  for (int j = 0; j < C.k; ++j) e[j] = exp(best.logit[j] - best.logit[0]);
+  if constexpr (C.renormalise) {
+    for (V const& x : e) total = total + x;
+  } else {
+    total = sums_of_exponentials(rows, experts, best.logit[0]);
+  }
+  T w[C.k][V::width];
+  for (int j = 0; j < C.k; ++j) (e[j] / total).store(w[j]);
+  for (int l = 0; l < rows.rows; ++l) {
+    T* const token_weight = weight.row(first + l);
+    int* const token_expert = expert.row(first + l);
+    for (int j = 0; j < C.k; ++j) token_weight[j] = w[j][l], token_expert[j] = static_cast<int>(best.expert[j][l]);
+  }
 }
 }  // namespace detail
 
@@ -102,30 +59,17 @@ MOE_INLINE void exponentials_of_chosen(T const* row, int const* expert, A top, A
 ///         the loss, harmless to whoever indexes with them. A chosen -infinity below a finite largest logit has weight 0.
 /// Throws  shape_mismatch if k > experts or the token counts differ.
 /// Order   one worker per row. Renormalised sums run over j ascending, sums over all experts in one chain per vector lane and then a fixed tree.
-/// Cost    k passes over a row; reads tokens * experts * sizeof(T), writes tokens * k * (sizeof(T) + 4) bytes.
+/// Cost    one pass, which compares each logit with the k best of its row so far, a row to a lane; a second one, over integers, for the group of a row
+///         with a logit that is not finite. Reads tokens * experts * sizeof(T), writes tokens * k * (sizeof(T) + 4) bytes.
 /// Source  Shazeer et al. 2017, arXiv:1701.06538, eq. 3 and 5; without renormalisation Fedus et al. 2021, arXiv:2101.03961, eq. 1 and 2.
 template <topk_config C = topk_config{}, class T>
 void topk(cpu const& space, in<T, dyn, dyn> logits, tensor<T, dyn, C.k> weight, tensor<int, dyn, C.k> expert) {
   using A = accumulator<T>;
-  using ranks = detail::ranking<A>;
   detail::check_topk<C>("topk", logits, weight, expert);
   index_t const tokens = logits.template extent<0>(), experts = logits.template extent<1>();
-  parallel_for(space, tokens, static_cast<double>(C.k * experts), [&](index_t t) {
-    T const* row = logits.row(t);
-    int* chosen = expert.row(t);
-    typename ranks::place last;
-    for (int j = 0; j < C.k; ++j) {
-      last = ranks::next(row, experts, last);
-      chosen[j] = static_cast<int>(last.expert);
-    }
-    A const top = A(row[chosen[0]]);
-    A w[C.k], sum = 0;
-    detail::exponentials_of_chosen<C.k>(row, chosen, top, w);
-    if constexpr (C.renormalise)
-      for (A x : w) sum += x;
-    else sum = detail::sum_of_exponentials(row, experts, top);
-    for (int j = 0; j < C.k; ++j) weight(t, j) = T(w[j] / sum);
-  });
+  constexpr int group = simd<A>::width;
+  parallel_for(space, (tokens + group - 1) / group, static_cast<double>((C.k + 1) * experts),
+               [&](index_t g) { detail::choose<C, A>(detail::row_group<A, T>(logits, g * group), g * group, experts, weight, expert); });
 }
 
 namespace detail {
@@ -139,25 +83,12 @@ void check_topk_backward(auto const& logits, auto const& weight, auto const& exp
           d_logits.template extent<0>(), ", ", d_logits.template extent<1>(), "], logits is [", tokens, ", ", experts, "]");
 }
 
-/// Throws if a row names an expert twice: the gradient of its logit would be one of two values.
-template <int K>
-void check_distinct(char const* who, tensor<int const, dyn, K> expert) {
-  for (index_t t = 0; t < expert.template extent<0>(); ++t) {
-    int const* id = expert.row(t);
-    bool twice = false;
-    for (int j = 1; j < K; ++j)
-      for (int i = 0; i < j; ++i) twice |= id[i] == id[j];
-    expects(!twice, errc::bad_argument, who, ": row ", t, " of expert names an expert twice");
-  }
-}
-
 /// d_row[e] = -s p_e for all experts, p the softmax of the row.
 template <class A, class T>
 void unchosen_gradient(T const* row, index_t experts, A top, A inverse_sum, A s, T* d_row) {
   using V = simd<A>;
   V const factor = V::all(-s * inverse_sum);
-  for (index_t e = 0; e < experts; e += V::width)
-    (exp(load_logits<A>(row + e, experts - e) - V::all(top)) * factor).store(d_row + e, experts - e);
+  for (index_t e = 0; e < experts; e += V::width) (exp(load_logits<A>(row + e, experts - e) - V::all(top)) * factor).store(d_row + e, experts - e);
 }
 }  // namespace detail
 

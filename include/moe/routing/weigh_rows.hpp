@@ -3,6 +3,7 @@
 #include <moe/core/elementwise.hpp>
 #include <moe/core/parallel.hpp>
 #include <moe/core/simd.hpp>
+#include <moe/routing/detail/expert_ids.hpp>
 
 namespace moe::inline MOE_ISA {
 
@@ -38,9 +39,8 @@ void weigh_rows(cpu const& space, in<int, dyn> slot, in<TW, dyn, dyn> weight, te
   using V = simd<A>;
   detail::check_weigh_rows(slot, weight, h, d_h, d_weight);
   index_t const width = h.template extent<1>(), k = weight.template extent<1>(), slots = weight.size();
-  for (index_t r = 0; r < h.rows(); ++r)
-    if (slot(r) < -1 || slot(r) >= slots) [[unlikely]]
-      fail(errc::bad_argument, "weigh_rows: slot[", r, "] = ", slot(r), ", needs to be in [-1, ", slots, ")");
+  if (index_t const r = detail::first_outside(slot.data(), h.rows(), -1, slots); r >= 0) [[unlikely]]
+    fail(errc::bad_argument, "weigh_rows: slot[", r, "] = ", slot(r), ", needs to be in [-1, ", slots, ")");
   fill(space, d_weight, TW(0.0f));
   parallel_for(space, h.rows(), 4.0 * static_cast<double>(width), [&](index_t r) {
     if (slot(r) < 0) return;
