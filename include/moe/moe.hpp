@@ -22,6 +22,7 @@
 
 #include <moe/routing/balance.hpp>
 #include <moe/routing/dispatch.hpp>
+#include <moe/routing/dispatch_plan.hpp>
 #include <moe/routing/router.hpp>
 #include <moe/routing/topk.hpp>
 #include <moe/routing/weigh_rows.hpp>

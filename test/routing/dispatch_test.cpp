@@ -3,124 +3,14 @@
 #include <algorithm>
 #include <optional>
 
-#include "test/support.hpp"
+#include "test/routing/planned.hpp"
 
 namespace {
 using moe::bf16;
 using moe::index_t;
-
-/// A plan and the memory it lies in.
-struct planned {
-  test::memory<std::byte> memory;
-  moe::dispatch_plan plan;
-
-  planned(index_t tokens, index_t k, index_t experts) : memory(bytes(tokens, k, experts), std::byte{0xa5}) {
-    moe::arena a(memory.data(), memory.size());
-    plan = moe::dispatch_plan::take(a, tokens, k, experts);
-  }
-  planned(test::array<int> const& expert, index_t experts, index_t capacity, test::space const& space = test::on())
-      : planned(expert.rows(), expert.columns(), experts) {
-    test::memory<std::byte> scratch(moe::make_dispatch_scratch_bytes(space, expert.rows(), experts), std::byte{0xff});
-    moe::arena a(scratch.data(), scratch.size());
-    moe::make_dispatch(space, expert.mat(), capacity, plan, a);
-    space.wait();
-  }
-  /// Rows that the operators ask of a matrix of rows: those of the plan, where the space may look into it.
-  index_t rows_needed() const { return test::on_cuda ? plan.slots() : plan.rows(); }
-  static std::size_t bytes(index_t tokens, index_t k, index_t experts) {
-    moe::arena measure;
-    moe::dispatch_plan::take(measure, tokens, k, experts);
-    return measure.peak();
-  }
-};
-
-template <class T>
-std::vector<T> list(moe::vector_view<T> v) {
-  return {v.data(), v.data() + v.size()};
-}
-
-test::array<int> random_experts(index_t tokens, index_t k, index_t experts, std::uint64_t seed) {
-  moe::random_stream const random{seed};
-  test::array<int> e(tokens, k, k + 1, 1);
-  for (index_t t = 0; t < tokens; ++t)
-    for (index_t j = 0; j < k; ++j) e(t, j) = static_cast<int>(random.below(std::uint64_t(t * k + j), std::uint64_t(experts)));
-  return e;
-}
-
-/// The contract word by word: for each expert all choices in slot order.
-void check_plan(test::array<int> const& expert, index_t experts, index_t capacity, moe::dispatch_plan const& plan) {
-  index_t const k = expert.columns(), slots = expert.rows() * k;
-  std::vector<int> slot, token, position(std::size_t(slots), -1);
-  std::vector<index_t> counts, offsets{0};
-  for (int e = 0; e < experts; ++e) {
-    index_t count = 0;
-    for (index_t s = 0; s < slots; ++s) {
-      if (expert(s / k, s % k) != e) continue;
-      if (++count > capacity && capacity > 0) continue;
-      position[std::size_t(s)] = int(slot.size());
-      slot.push_back(int(s)), token.push_back(int(s / k));
-    }
-    counts.push_back(count), offsets.push_back(index_t(slot.size()));
-  }
-  CHECK(plan.rows() == index_t(slot.size()));
-  CHECK(plan.dropped() == slots - index_t(slot.size()));
-  slot.resize(std::size_t(slots), -1), token.resize(std::size_t(slots), -1);
-  CHECK(list(plan.counts) == counts);
-  CHECK(list(plan.offsets) == offsets);
-  CHECK(list(plan.slot) == slot);
-  CHECK(list(plan.token) == token);
-  CHECK(list(plan.position) == position);
-}
+using test::planned;
+using test::random_experts;
 }  // namespace
-
-TEST_CASE("make_dispatch: the published example") {
-  test::array<int> const choices({2, 0, 0, 1, 2, 1, 0, 2, 0, 2}, 5, 2);
-  planned const dropless(choices, 3, 0);
-  CHECK(list(dropless.plan.slot) == std::vector<int>{1, 2, 6, 8, 3, 5, 0, 4, 7, 9});
-  CHECK(list(dropless.plan.token) == std::vector<int>{0, 1, 3, 4, 1, 2, 0, 2, 3, 4});
-  CHECK(list(dropless.plan.counts) == std::vector<index_t>{4, 2, 4});
-  CHECK(list(dropless.plan.offsets) == std::vector<index_t>{0, 4, 6, 10});
-  planned const capped(choices, 3, 3);
-  CHECK(list(capped.plan.counts) == std::vector<index_t>{4, 2, 4});
-  CHECK(list(capped.plan.offsets) == std::vector<index_t>{0, 3, 5, 8});
-  CHECK(capped.plan.dropped() == 2);
-  CHECK(capped.plan.position(8) == -1);
-  CHECK(capped.plan.position(9) == -1);
-  CHECK(list(capped.plan.slot) == std::vector<int>{1, 2, 6, 3, 5, 0, 4, 7, -1, -1});
-}
-
-TEST_CASE("make_dispatch: agrees with a search, for every execution") {
-  struct {
-    index_t tokens, k, experts, capacity;
-  } const cases[] = {{0, 2, 5, 0},   {1, 1, 1, 0},      {1, 3, 64, 0},   {50, 2, 7, 0},     {50, 2, 7, 5},    {100, 4, 3, 1},     {30, 1, 1, 7},
-                     {0, 2, 0, 0},   {7, 0, 4, 0},      {5, 2, 40, 0},   {65, 6, 9, 40},    {63, 4, 520, 0},  {130, 1, 1100, 1},  {200, 5, 33, 0},
-                     {64, 20, 3, 0}, {2047, 2, 9, 200}, {2048, 2, 9, 0}, {2049, 2, 9, 455}, {6200, 3, 5, 0}};
-  for (auto const& c : cases)
-    test::for_each_execution([&](test::space const& space, int i) {
-      if (test::on_cuda && c.tokens > 2000 && i > 0) return;
-      CAPTURE(c.tokens);
-      CAPTURE(c.k);
-      CAPTURE(c.experts);
-      CAPTURE(c.capacity);
-      CAPTURE(i);
-      auto const expert = random_experts(c.tokens, c.k, std::max<index_t>(c.experts, 1), 5);
-      check_plan(expert, c.experts, c.capacity, planned(expert, c.experts, c.capacity, space).plan);
-    });
-  test::array<int> one(300, 2);
-  one.fill(3);  // one expert with everything, the same expert twice in a row
-  check_plan(one, 6, 0, planned(one, 6, 0).plan);
-  check_plan(one, 6, 100, planned(one, 6, 100).plan);
-}
-
-TEST_CASE("make_dispatch: where ids cannot be checked, one out of range is dropped and counted nowhere") {
-  if constexpr (!test::on_cuda) return;  // elsewhere an error, below
-  auto expert = random_experts(70, 3, 5, 1);
-  for (index_t t : {0, 31, 64, 69}) expert(t, 1) = t == 31 ? -1 : t == 64 ? std::numeric_limits<int>::max() : 5;
-  check_plan(expert, 5, 0, planned(expert, 5, 0).plan);
-  check_plan(expert, 5, 30, planned(expert, 5, 30).plan);
-  expert.fill(-7);
-  check_plan(expert, 5, 0, planned(expert, 5, 0).plan);
-}
 
 TEST_CASE_TEMPLATE("dispatch and combine: exact on small integers", T, float, double, bf16) {
   for (index_t tokens : test::on_cuda ? std::vector<index_t>{0, 1, 9} : std::vector<index_t>{0, 1, 9, 70})
@@ -277,40 +167,9 @@ TEST_CASE("dispatch: wrong arguments") {
   using test::contains;
   using test::error_of;
   auto const space = test::on();
-  test::scratch scratch(1 << 16);
-  auto const make = [&](test::array<int> const& e, index_t capacity, moe::dispatch_plan const& plan) {
-    return error_of([&] {
-      auto a = scratch.get();
-      moe::make_dispatch(space, e.mat(), capacity, plan, a);
-    });
-  };
-  planned const p(3, 2, 4), wrong(3, 1, 4);
   test::array<int> e(3, 2);
-  e.fill(3);
-  CHECK(contains(make(e, -1, p.plan), "make_dispatch: capacity is -1"));
-  CHECK(contains(make(e, 0, wrong.plan), "make_dispatch: plan is for 1 choices per token, there are 2"));
-  CHECK(contains(make(e, 0, planned(2, 2, 4).plan), "make_dispatch: plan is for 4 choices, there are 6"));
-  CHECK(contains(make(e, 0, planned(2, 3, 4).plan), "make_dispatch: plan is for 3 choices per token, there are 2"));  // as many, but other tokens
-  auto other = p.plan;
-  other.offsets = moe::vec(p.plan.offsets.data(), 4);
-  CHECK(contains(make(e, 0, other), "make_dispatch: plan.offsets has 4 entries for 4 experts"));
-  for (int id : {-1, 4}) {
-    e(1, 1) = id;
-    auto const message = "make_dispatch: expert[1, 1] = " + std::to_string(id) + ", needs to be in [0, 4)";
-    if constexpr (!test::on_cuda) CHECK(contains(make(e, 0, p.plan), message));
-  }
-  CHECK(list(p.plan.position) == std::vector<int>(6, int(0xa5a5a5a5)));  // nothing was written
-  int one = 0;
-  CHECK(contains(error_of([&] {
-                   auto a = scratch.get();
-                   moe::make_dispatch(space, moe::mat(&one, index_t{1} << 31, 1), 0, p.plan, a);
-                 }),
-                 "choices can be numbered"));
-  e(1, 1) = 0;
-  moe::arena none(&one, 0);
-  CHECK(contains(error_of([&] { moe::make_dispatch(space, e.mat(), 0, p.plan, none); }), "make_dispatch: scratch has 0 bytes left"));
-  REQUIRE(make(e, 0, p.plan).empty());
-
+  e.fill(3), e(1, 1) = 0;
+  planned const p(e, 4, 0);
   test::array<float> x(3, 5), x2(2, 5), x4(3, 4), ys(6, 5), few(5, 5), w(3, 2), w3(3, 3), y(3, 5);
   x.fill(0), ys.fill(0), w.fill(0);
   CHECK(contains(error_of([&] { moe::dispatch(space, x.mat(), p.plan, few.mat()); }), "dispatch: xs has 5 rows, the plan has 6"));
