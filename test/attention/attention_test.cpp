@@ -192,6 +192,31 @@ TEST_CASE_TEMPLATE("attention: agrees with the definition, forward and backward"
   }
 }
 
+TEST_CASE_TEMPLATE("attention: agrees with the definition beside the chunks of keys of the backward", T, float, double, bf16) {
+  for (index_t seq : {95, 96, 97, 193, 224}) {
+    if (test::on_cuda && seq > 97) continue;
+    agrees<shape{2, 1, 5}, T>(1, seq);
+  }
+}
+
+TEST_CASE_TEMPLATE("attention_backward: parts of few heads give the bits of whole heads, also in place of q, k and v", T, float, double, bf16) {
+  auto const check = [](auto p, auto r) {
+    p.forward(moe::cpu{1}), p.backward(moe::cpu{1});
+    for (int threads : {2, 3, 16}) {  // from one head per thread on: whole heads
+      r.forward(moe::cpu{threads}), r.backward(moe::cpu{threads});
+      CHECK(same_bits(p, r));
+    }
+    auto memory = r.scratch(moe::cpu{16});
+    moe::arena scratch(memory.data(), memory.size());
+    moe::attention_backward<p.config>(moe::cpu{16}, r.q(), r.k(), r.v(), r.o.mat(), r.lse.mat(), r.d_o.mat(), r.seq, r.q(), r.k(), r.v(), scratch);
+    CHECK(test::same_bits(r.qkv.values(), p.d_qkv.values()));
+  };
+  using grouped = problem<shape{4, 1, 16}, T>;
+  using pair = problem<shape{2, 2, 5}, T>;
+  check(grouped(1, 225, 21), grouped(1, 225, 21));
+  check(pair(1, 97, 22), pair(1, 97, 22));
+}
+
 TEST_CASE_TEMPLATE("attention: equal scores average small integers exactly", T, float, double) {
   constexpr shape c{2, 1, 5};
   problem<c, T> p(2, 64, 3);

@@ -84,9 +84,10 @@ void check_attention_backward(attention_gradient<T> const& g, index_t seq) {
 /// Edges   0 tokens write nothing. Row t reads q[t] and keys 0 .. t and nothing else: a NaN or infinity in a later token leaves it as it is, bit for bit.
 ///         A row with a NaN or +infinity among its scores is NaN.
 /// Throws  shape_mismatch if extents disagree or seq does not divide the tokens; out_of_memory if scratch holds less than attention_scratch_bytes.
-/// Order   s: one chain of madd over i ascending; l: lane u mod width over u ascending, then the tree of sum(); o: one chain over u ascending.
+/// Order   s: one chain of madd over i ascending; l: four chains over u mod 4, u ascending, then (0 + 2) + (1 + 3); o: one chain over u ascending.
 ///         A row's bits depend neither on threads, on other rows and sequences, nor on how many rows are in the call (attention_cached).
-/// Cost    2 tokens (seq + 1) heads d_head flops, half as many exponentials / d_head; reads every input once, copies k and v once.
+/// Cost    2 tokens (seq + 1) heads d_head flops, half as many exponentials / d_head; reads every input once, but k and v again for each part of a head:
+///         heads are cut in parts only where sequences times kv_heads are fewer than 4 per thread.
 /// Source  Vaswani et al. 2017, arXiv:1706.03762; Ainslie et al. 2023, arXiv:2305.13245 (grouped queries).
 template <attention_shape C, class T>
 void attention(cpu const& space, in<T, dyn, dyn> q, in<T, dyn, dyn> k, in<T, dyn, dyn> v, index_t seq, tensor<T, dyn, dyn> o,
@@ -95,7 +96,7 @@ void attention(cpu const& space, in<T, dyn, dyn> q, in<T, dyn, dyn> k, in<T, dyn
   index_t const tokens = o.template extent<0>();
   if (tokens == 0) return;
   detail::check_scratch("attention", scratch, attention_scratch_bytes<C, T>(space, tokens, seq));
-  detail::attend<detail::attention_head<C.d_head, T>, C.heads, C.kv_heads, T>(space, q, k, v, {tokens / seq, seq, 0}, o, lse, scratch);
+  detail::attend<detail::attention_head<C.d_head, T>, C.heads, C.kv_heads, T>(space, {q, k, v, o, lse}, {tokens / seq, seq, 0}, scratch);
 }
 
 /// Attention of n new rows after a cache of `position` rows: row i sees keys 0 .. position + i, which the caller has put into the cache, the new ones included.
@@ -117,8 +118,7 @@ void attention_cached(cpu const& space, in<T, dyn, dyn> q, in<T, dyn, dyn> k_cac
   index_t const n = o.template extent<0>();
   if (n == 0) return;
   detail::check_scratch("attention_cached", scratch, attention_cached_scratch_bytes<C, T>(space, n, position));
-  detail::attend<detail::attention_head<C.d_head, T>, C.heads, C.kv_heads, T>(space, q, k_cache, v_cache, {1, n, position}, o,
-                                                                               tensor<accumulator<T>, dyn, dyn>(), scratch);
+  detail::attend<detail::attention_head<C.d_head, T>, C.heads, C.kv_heads, T>(space, {q, k_cache, v_cache, o, {}}, {1, n, position}, scratch);
 }
 
 /// Gradients of attention() from d_o = d loss / d o, with scale = 1 / sqrt(d_head):
@@ -132,8 +132,10 @@ void attention_cached(cpu const& space, in<T, dyn, dyn> q, in<T, dyn, dyn> k_cac
 /// Edges   0 tokens write nothing. A NaN reaches d_k[u] and d_v[u] from rows t >= u only, d_q[t] from keys u <= t only.
 /// Throws  as attention().
 /// Order   sums over i and u: chains of madd, ascending; over t: ascending, head after head of the group; D: lanes, then the tree of sum().
-///         One worker per sequence and key/value head: the same bits for any number of threads and of other sequences.
-/// Cost    5 tokens (seq + 1) heads d_head flops; the scores are computed again, nothing of size seq * seq is kept.
+///         However the work is shared out, each gradient is one chain in that order: the same bits for any number of threads and of other sequences.
+/// Cost    5 tokens (seq + 1) heads d_head flops; the scores are computed again, nothing of size seq * seq is kept. Work is shared out by sequence and
+///         key/value head; where that would leave more than 2 of 7 threads idle, d_q and then d_k and d_v are computed by parts of a head: 7 tokens
+///         (seq + 1) heads d_head flops, and scratch for d_q.
 /// Source  Dao 2023, arXiv:2307.08691, algorithm 2.
 template <attention_shape C, class T>
 void attention_backward(cpu const& space, in<T, dyn, dyn> q, in<T, dyn, dyn> k, in<T, dyn, dyn> v, in<T, dyn, dyn> o,
@@ -145,15 +147,7 @@ void attention_backward(cpu const& space, in<T, dyn, dyn> q, in<T, dyn, dyn> k, 
   index_t const tokens = q.template extent<0>();
   if (tokens == 0) return;
   detail::check_scratch("attention_backward", scratch, attention_scratch_bytes<C, T>(space, tokens, seq));
-  arena::scope const scope(scratch);
-  index_t const bytes = detail::attention_backward_stride<H>(seq);
-  std::byte* const memory = scratch.take<std::byte>(thread_count(space) * bytes);
-  double const work = 5.0 * static_cast<double>(seq * seq) * C.d_head * (C.heads / C.kv_heads);
-  parallel_for(space, tokens / seq * C.kv_heads, work, [&](index_t item) {
-    arena own(memory + thread_index() * bytes, static_cast<std::size_t>(bytes));
-    detail::attention_backward_scratch<H> const m(own, seq);
-    detail::backward_head<H>(g, m, item / C.kv_heads * seq, seq, item % C.kv_heads, C.heads / C.kv_heads);
-  });
+  detail::attend_backward<H, C.heads, C.kv_heads>(space, g, seq, scratch);
 }
 
 /// Bytes of scratch that attention and attention_backward need for `tokens` rows in sequences of `seq`.
@@ -164,8 +158,8 @@ std::size_t attention_scratch_bytes(cpu const& space, index_t tokens, index_t se
   if (tokens == 0) return 0;
   detail::check_sequences("attention_scratch_bytes", tokens, seq);
   arena forward, backward;
-  detail::attention_scratch<H>(forward, thread_count(space), C.kv_heads, {tokens / seq, seq, 0});
-  backward.take<std::byte>(detail::elements(thread_count(space), detail::attention_backward_stride<H>(seq)));
+  detail::attention_scratch<H>(forward, thread_count(space), C.heads, C.kv_heads, {tokens / seq, seq, 0});
+  detail::attention_backward_scratch<H>(backward, thread_count(space), tokens / seq * C.heads, tokens / seq * C.kv_heads, seq);
   return std::max(forward.peak(), backward.peak());
 }
 
@@ -174,9 +168,12 @@ template <attention_shape C, class T>
 std::size_t attention_cached_scratch_bytes(cpu const& space, index_t n, index_t position) {
   detail::check_attention_shape<C>();
   expects(n >= 0 && position >= 0 && position <= INT64_MAX - n, errc::bad_argument, "attention_cached_scratch_bytes: ", n, " rows after ", position, ", must not be negative and must fit 64 bits");
-  arena measure;
-  detail::attention_scratch<detail::attention_head<C.d_head, T>>(measure, thread_count(space), C.kv_heads, {1, n, position});
-  return measure.peak();
+  using H = detail::attention_head<C.d_head, T>;
+  index_t const few = std::min(n, detail::few_queries - 1);
+  arena many, fewer;
+  detail::attention_scratch<H>(many, thread_count(space), C.heads, C.kv_heads, {1, n, position});
+  detail::attention_scratch<H>(fewer, thread_count(space), C.heads, C.kv_heads, {1, few, position + n - few});  // so that it grows with n
+  return std::max(many.peak(), fewer.peak());
 }
 
 }  // namespace moe::inline MOE_ISA

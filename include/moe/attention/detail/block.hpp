@@ -6,16 +6,18 @@
 
 namespace moe::inline MOE_ISA::detail {
 
-/// Keys are taken in panels of two vectors, query rows in blocks that keep `rows` x 2 accumulators, one row of two vectors and a broadcast in
-/// registers. `rows` divides `panel`.
+/// A panel is two vectors wide. Blocks of registers keep `rows` or `long_rows` times two accumulators, one row of two vectors and a broadcast: `rows`
+/// divides a panel, so it is used where blocks meet the diagonal; `long_rows` is what fits.
 template <class A>
 struct attention_tile {
   static constexpr int width = simd<A>::width;
   static constexpr int panel = 2 * width;
 #if defined(MOE_AVX512)
-  static constexpr int rows = 8;
+  static constexpr int rows = 8, long_rows = 12;
+#elif defined(MOE_AVX2)
+  static constexpr int rows = 4, long_rows = 6;
 #else
-  static constexpr int rows = 4;
+  static constexpr int rows = 4, long_rows = 4;
 #endif
 };
 
@@ -39,30 +41,31 @@ struct register_block {
   V sum[Rows][Vectors];
 
   MOE_INLINE void clear() {
-    MOE_UNROLL(8)
+    MOE_UNROLL(16)
     for (int i = 0; i < Rows; ++i)
       MOE_UNROLL(2)
       for (int c = 0; c < Vectors; ++c) sum[i][c] = V::zero();
   }
   MOE_INLINE void load(A const* from, index_t stride) {
-    MOE_UNROLL(8)
+    MOE_UNROLL(16)
     for (int i = 0; i < Rows; ++i)
       MOE_UNROLL(2)
       for (int c = 0; c < Vectors; ++c) sum[i][c] = V::load(from + i * stride + c * V::width);
   }
   MOE_INLINE void store(A* to, index_t stride) const {
-    MOE_UNROLL(8)
+    MOE_UNROLL(16)
     for (int i = 0; i < Rows; ++i)
       MOE_UNROLL(2)
       for (int c = 0; c < Vectors; ++c) sum[i][c].store(to + i * stride + c * V::width);
   }
-  /// Columns [column, Depth) of a row of `Depth` elements, each row divided by its own number.
-  template <int Depth, class T>
-  MOE_INLINE void divide_store(A const (&by)[Rows], T* to, index_t stride, int column) const {
-    MOE_UNROLL(8)
+  /// Columns [column, Depth) of `count` rows of `Depth` elements, row i at to(i), divided by by[i].
+  template <int Depth, class To>
+  MOE_INLINE void divide_store(A const* by, index_t count, To const& to, int column) const {
+    MOE_UNROLL(16)
     for (int i = 0; i < Rows; ++i)
       MOE_UNROLL(2)
-      for (int c = 0; c < Vectors; ++c) store_part<Depth>(sum[i][c] / V::all(by[i]), to + i * stride, column + c * V::width);
+      for (int c = 0; c < Vectors; ++c)
+        if (i < count) store_part<Depth>(sum[i][c] / V::all(by[i]), to(i), column + c * V::width);
   }
   /// Rows [First, Last):  sum[i] = madd(a[i * Stride], b, sum[i]).
   template <int Stride, int First = 0, int Last = Rows>
@@ -70,7 +73,7 @@ struct register_block {
     V row[Vectors];
     MOE_UNROLL(2)
     for (int c = 0; c < Vectors; ++c) row[c] = V::load(b + c * V::width);
-    MOE_UNROLL(8)
+    MOE_UNROLL(16)
     for (int i = First; i < Last; ++i) {
       V const x = V::all(a[i * Stride]);
       MOE_UNROLL(2)
@@ -88,6 +91,14 @@ struct register_block {
     if constexpr (K < Rows) {
       step<Stride, K, Rows>(at(K), b + K * b_stride);
       upper_steps<Stride, K + 1>(at, b, b_stride);
+    }
+  }
+  /// Row i alone, steps `begin` .. end(i) - 1: at(k) points to row 0 of step k.
+  template <int Stride, int I = 0, class End, class At>
+  MOE_INLINE void row_steps(index_t begin, End const& end, At const& at, A const* b, index_t b_stride) {
+    if constexpr (I < Rows) {
+      for (index_t k = begin; k < end(I); ++k) step<Stride, I, I + 1>(at(k), b + k * b_stride);
+      row_steps<Stride, I + 1>(begin, end, at, b, b_stride);
     }
   }
   /// Steps k = 0 .. min(Rows, depth) - 1, the rows up to k.

@@ -5,14 +5,6 @@
 
 namespace moe::inline MOE_ISA::detail {
 
-/// Operands of attention and attention_cached on the device.
-template <class T>
-struct attention_operands {
-  tensor<T const, dyn, dyn> q, k, v;
-  tensor<T, dyn, dyn> o;
-  tensor<accumulator<T>, dyn, dyn> lse;  ///< without data where nobody asks for it
-};
-
 /// A tile of rows for one block. The query heads of a key/value head are rows of one tile, heads of a query side by side: keys and values are loaded
 /// once for all of them, and a single new token still fills some rows.
 template <int Group>
