@@ -55,6 +55,7 @@ struct heads {
                      lse = o.mat(tokens, Shape.heads);
   arena scratch = o.scratch(attention_scratch_bytes<Shape, float>(bench::space(), tokens, length));
 
+  heads(index_t batch, index_t length_of_each) : length(length_of_each), tokens(batch * length_of_each) {}
   static matrix_view<float> part(matrix_view<float> m, index_t i) { return columns_of(m, i * width, (i + 1) * width); }
   void forward() { attention<Shape>(bench::space(), part(qkv, 0), part(qkv, 1), part(qkv, 2), length, out, lse, scratch); }
   void backward() {
@@ -64,7 +65,7 @@ struct heads {
 };
 template <int DHead>
 call attention_of(index_t batch, index_t length, bool backward) {
-  auto const h = std::make_shared<heads<attention_shape{.heads = 8, .kv_heads = 8, .d_head = DHead}>>(length, batch * length);
+  auto const h = std::make_shared<heads<attention_shape{.heads = 8, .kv_heads = 8, .d_head = DHead}>>(batch, length);
   return [h, backward] {
     h->forward();
     if (backward) h->backward();
