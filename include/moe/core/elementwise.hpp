@@ -25,19 +25,15 @@ bool streams_rows(tensor<T, R, C> const& to) {
   index_t const row = to.template extent<1>() * index_t{sizeof(T)};
   return row % 64 == 0 && to.row_stride() * index_t{sizeof(T)} % 64 == 0 && streams(to.data(), to.rows() * row);
 }
-/// `bytes` bytes to `to`: vector(i) are those from i on.
-template <class F>
-void write_row(void* to, index_t bytes, bool past_caches, F const& vector) {
-  auto* const p = static_cast<unsigned char*>(to);
-  index_t i = 0;
-  if (past_caches) {
-    for (; i < bytes; i += vector_bytes) stream(vector(i), p + i);
+/// Writes the rows of `to` past the caches: vector(r, i) is what stands from byte i of row r on. A fence waits for memory, so not one per row.
+template <class T, index_t R, index_t C, class F>
+void stream_rows(cpu const& space, tensor<T, R, C> const& to, F const& vector) {
+  index_t const columns = to.template extent<1>(), bytes = columns * index_t{sizeof(T)};
+  parallel_chunks(space, to.rows(), std::max<index_t>(1, 65536 / bytes), static_cast<double>(columns), [&](index_t, index_t begin, index_t end) {
+    for (index_t r = begin; r < end; ++r)
+      for (index_t i = 0; i < bytes; i += vector_bytes) stream(vector(r, i), reinterpret_cast<unsigned char*>(to.row(r)) + i);
     fence_streams();
-  }
-  for (; i + vector_bytes <= bytes; i += vector_bytes) {
-    vector_of_bytes const v = vector(i);
-    std::memcpy(p + i, &v, sizeof v);
-  }
+  });
 }
 }  // namespace detail
 
@@ -50,11 +46,12 @@ void fill(cpu const& space, tensor<T, R, C> const& to, std::type_identity_t<T> v
   std::fill_n(pattern, per_vector, value);
   detail::vector_of_bytes v;
   std::memcpy(&v, pattern, sizeof v);
-  bool const past_caches = detail::streams_rows(to);
+  if (detail::streams_rows(to)) return detail::stream_rows(space, to, [=](index_t, index_t) { return v; });
   parallel_for(space, to.rows(), static_cast<double>(columns), [&](index_t r) {
-    detail::write_row(to.row(r), columns * index_t{sizeof(T)}, past_caches, [&](index_t) { return v; });
-    index_t const left = columns % per_vector;
-    std::fill_n(to.row(r) + columns - left, left, value);
+    T* const row = to.row(r);
+    index_t c = 0;
+    for (; c + per_vector <= columns; c += per_vector) std::memcpy(static_cast<void*>(row + c), &v, sizeof v);
+    std::fill_n(row + c, columns - c, value);
   });
 }
 
@@ -63,16 +60,13 @@ template <class T, index_t R, index_t C>
 void copy(cpu const& space, in<T, dyn, dyn> from, tensor<T, R, C> const& to) {
   index_t const columns = to.template extent<1>();
   detail::check_matrix("copy", "from", from, to.rows(), columns);
-  bool const past_caches = detail::streams_rows(to);
-  parallel_for(space, to.rows(), static_cast<double>(columns), [&](index_t r) {
-    if (!past_caches) std::copy_n(from.row(r), columns, to.row(r));
-    else
-      detail::write_row(to.row(r), columns * index_t{sizeof(T)}, true, [p = reinterpret_cast<unsigned char const*>(from.row(r))](index_t i) {
-        detail::vector_of_bytes v;
-        std::memcpy(&v, p + i, sizeof v);
-        return v;
-      });
-  });
+  if (detail::streams_rows(to))
+    return detail::stream_rows(space, to, [=](index_t r, index_t i) {
+      detail::vector_of_bytes v;
+      std::memcpy(&v, reinterpret_cast<unsigned char const*>(from.row(r)) + i, sizeof v);
+      return v;
+    });
+  parallel_for(space, to.rows(), static_cast<double>(columns), [&](index_t r) { std::copy_n(from.row(r), columns, to.row(r)); });
 }
 
 /// to[r, c] += x[r, c], in accumulator<T>, rounded to T once; x may be the very same view.
