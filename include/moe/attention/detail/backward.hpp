@@ -40,8 +40,8 @@ struct attention_backward_memory {
   }
 };
 
-/// Keys [begin, end) of the sequence, seen from a panel of `rows` queries from `first` on: begin is a multiple of chunk_keys, end at most the next one or
-/// first + panel.
+/// Keys [begin, end) of the sequence, seen from a panel of `rows` queries from `first` on: begin is a multiple of chunk_keys, end at most the
+/// next one or first + panel.
 struct backward_range {
   index_t begin, end, first, rows;
 };

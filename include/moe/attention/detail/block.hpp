@@ -33,8 +33,8 @@ MOE_INLINE void store_part(simd<A> x, T* row, int begin) {
   else x.store(row + begin, Depth - begin);
 }
 
-/// Rows x Vectors running sums of a product, each element one chain of madd. Every loop over them is unrolled, so that they stay in registers from the
-/// first step to the store.
+/// Rows x Vectors running sums of a product, each element one chain of madd. Every loop over them is unrolled, so that they stay in registers from
+/// the first step to the store.
 template <int Rows, int Vectors, class A>
 struct register_block {
   using V = simd<A>;

@@ -126,8 +126,8 @@ struct attention_scratch {
   }
 };
 
-/// o = softmax(q k^T) v for all heads. A work item copies the keys and values of one head, then takes its query rows a panel at a time: all of them, or,
-/// where there are few heads, some.
+/// o = softmax(q k^T) v for all heads. A work item copies the keys and values of one head, then takes its query rows a panel at a time: all of them,
+/// or, where there are few heads, some.
 template <class H, int Heads, int KvHeads, class T>
 void attend(cpu const& space, attention_operands<T> const& x, attention_extent const& e, arena& scratch) {
   constexpr index_t group = Heads / KvHeads;
