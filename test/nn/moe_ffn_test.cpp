@@ -119,3 +119,24 @@ TEST_CASE("moe_ffn: bf16 stays near double on the same rounded numbers, and has 
   test::check_layer_executions<moe_ffn<larger>, moe::bf16>({3, 11});
   test::check_layer_extend<moe_ffn<larger>, moe::bf16>(14);
 }
+
+#if !defined(MOE_TEST_CUDA)
+namespace {
+/// Bytes of activations and scratch for 4096 tokens, those of the routing not counted.
+template <int G>
+double bytes_of_granularity() {
+  using L = moe_ffn<moe_ffn_config{.d_model = 512, .d_ff = 2048, .experts = 8, .granularity = G, .renormalise = false}>;
+  moe::nn::sequence_shape const n{8, 512};
+  moe::arena all, routing;
+  typename L::template activations<float>(test::on(), all, n);
+  typename L::template routing<float>(routing, n.tokens());
+  return static_cast<double>(all.peak() - routing.peak() + L::template scratch_bytes<float>(test::on(), n));
+}
+}  // namespace
+
+TEST_CASE("moe_ffn: memory does not grow as experts get finer and more of them are used") {
+  double const coarse = bytes_of_granularity<1>();
+  for (double fine : {bytes_of_granularity<2>(), bytes_of_granularity<4>(), bytes_of_granularity<8>(), bytes_of_granularity<16>()})
+    CHECK_MESSAGE(std::abs(fine / coarse - 1) <= 0.05, fine << " bytes where one expert takes " << coarse);
+}
+#endif

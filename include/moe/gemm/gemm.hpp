@@ -24,7 +24,8 @@ template <class V>
 concept matrix_like = requires(V const& v) {
   typename V::value_type;
   v.row_stride();
-} && V::rank == 2;
+}
+&&V::rank == 2;
 
 template <bool Transposed, class V>
 auto operand_of(V const& v) {
@@ -33,7 +34,7 @@ auto operand_of(V const& v) {
 
 /// What tensor cores multiply: bf16 by bf16, with sums in float.
 template <class TA, class TB, class TC>
-inline constexpr bool on_tensor_cores = std::is_same_v<TA, bf16> && std::is_same_v<TB, bf16> && std::is_same_v<accumulator<TC>, float>;
+inline constexpr bool on_tensor_cores = std::is_same_v<TA, bf16>&& std::is_same_v<TB, bf16>&& std::is_same_v<accumulator<TC>, float>;
 template <matrix_unit Unit, class A, class B, class C>
 constexpr void check_unit(A const&, B const&, C const&) {
   static_assert(Unit != matrix_unit::dot || on_tensor_cores<typename A::value_type, typename B::value_type, typename C::value_type>,
@@ -47,7 +48,8 @@ constexpr void check_unit(A const&, B const&, C const&) {
 /// The steps along k that a CPU takes for these types.
 #if defined(MOE_AVX512_BF16)
 template <matrix_unit Unit, class TA, class TB, class TC>
-using step_of = std::conditional_t<(Unit == matrix_unit::automatic || Unit == matrix_unit::dot) && on_tensor_cores<TA, TB, TC>, pairs, chain<accumulator<TC>>>;
+using step_of =
+    std::conditional_t<(Unit == matrix_unit::automatic || Unit == matrix_unit::dot) && on_tensor_cores<TA, TB, TC>, pairs, chain<accumulator<TC>>>;
 #else
 template <matrix_unit Unit, class TA, class TB, class TC>
 using step_of = chain<accumulator<TC>>;
@@ -105,7 +107,8 @@ void gemm(cpu const& space, MA const& a, MB const& b, tensor<TC, M, N> const& c,
   auto const [m, n, k] = detail::check_gemm<C>(a, b, c);
   detail::matrix_product<typename MA::value_type, detail::plain_factor<step, TB>, TC> const p{
       detail::operand_of<C.transpose_a>(a), {detail::operand_of<C.transpose_b>(b)}, c.data(), c.row_stride(), m, k};
-  detail::multiply_all<step, TC>("gemm", space, {1, n, detail::shared_lanes(m, k, n)}, C.accumulate, [&](index_t) { return p; }, scratch);
+  detail::multiply_all<step, TC>(
+      "gemm", space, {1, n, detail::shared_lanes(m, k, n)}, C.accumulate, [&](index_t) { return p; }, scratch);
 }
 
 /// The product with one weight w [out, in] that lies in panels:  c = a w^T with transpose_b, c = a w without. Nothing of w is copied with transpose_b;
@@ -122,7 +125,8 @@ void gemm(cpu const& space, MA const& a, packed_weights<TB> w, tensor<TC, M, N> 
   using factor = detail::packed_factor<step, T, C.transpose_b>;
   auto const [m, n, k] = detail::check_gemm<C>(a, detail::one_weight("gemm", w), c);
   detail::matrix_product<TA, factor, TC> const p{detail::operand_of<false>(a), factor{w.data(), w.panel_size()}, c.data(), c.row_stride(), m, k};
-  detail::multiply_all<step, TC>("gemm", space, {1, n, detail::turned_lanes<factor>(1, m, n, k)}, C.accumulate, [&](index_t) { return p; }, scratch);
+  detail::multiply_all<step, TC>(
+      "gemm", space, {1, n, detail::turned_lanes<factor>(1, m, n, k)}, C.accumulate, [&](index_t) { return p; }, scratch);
 }
 
 /// The gradient of a packed weight:  g[out, in] (+)= sum_r a[r, out] b[r, in], in panels. C.transpose_a is part of what it is, so it must be said.
@@ -135,9 +139,11 @@ void gemm(cpu const& space, MA const& a, MB const& b, packed_weights<TC> g, aren
   using step = detail::step_of<C.unit, TA, TB, TC>;
   auto const [out, in_columns, rows] = detail::check_gemm<C>(a, b, detail::one_weight("gemm", g));
   index_t const panel = panel_layout<TC>::columns;
-  detail::matrix_product<TB, detail::plain_factor<step, TA>, TC> const p{  // rows of a panel are inputs, its columns outputs
+  detail::matrix_product<TB, detail::plain_factor<step, TA>, TC> const p{
+      // rows of a panel are inputs, its columns outputs
       detail::operand_of<true>(b), {detail::operand_of<false>(a)}, g.data(), panel, in_columns, rows, g.panel_size()};
-  detail::multiply_all<step, TC>("gemm", space, {1, out, detail::panel_lanes(rows, out), detail::gradient_rows}, C.accumulate, [&](index_t) { return p; }, scratch);
+  detail::multiply_all<step, TC>(
+      "gemm", space, {1, out, detail::panel_lanes(rows, out), detail::gradient_rows}, C.accumulate, [&](index_t) { return p; }, scratch);
 }
 
 /// Bytes of scratch gemm needs for outputs stored as TC.

@@ -16,25 +16,29 @@ struct weight_gradient_config {
 
 namespace detail {
 inline void check_offset_count(char const* who, in<index_t, dyn> offsets, index_t experts) {
-  expects(offsets.template extent<0>() == experts + 1, errc::shape_mismatch, who, ": offsets has ", offsets.template extent<0>(), " entries, ", experts,
-          " experts need ", experts + 1);
+  expects(offsets.template extent<0>() == experts + 1, errc::shape_mismatch, who, ": offsets has ", offsets.template extent<0>(), " entries, ",
+          experts, " experts need ", experts + 1);
 }
 /// The values: for spaces whose memory the host can read.
 inline void check_offsets(char const* who, in<index_t, dyn> offsets, index_t experts, index_t rows) {
   expects(offsets(0) == 0, errc::bad_argument, who, ": offsets[0] is ", offsets(0), ", must be 0");
   for (index_t e = 0; e < experts; ++e)
-    expects(offsets(e) <= offsets(e + 1), errc::bad_argument, who, ": offsets[", e + 1, "] = ", offsets(e + 1), " is below offsets[", e, "] = ", offsets(e));
+    expects(offsets(e) <= offsets(e + 1), errc::bad_argument, who, ": offsets[", e + 1, "] = ", offsets(e + 1), " is below offsets[", e,
+            "] = ", offsets(e));
   expects(offsets(experts) <= rows, errc::bad_argument, who, ": offsets end at ", offsets(experts), ", there are ", rows, " rows");
 }
 inline void check_line_count(char const* who, char const* what, in<int, dyn> gather, index_t rows, index_t sources) {
-  expects(gather.template extent<0>() > 0 || sources == rows, errc::shape_mismatch, who, ": ", what, " has ", sources, " rows, ", rows, " are needed");
+  expects(gather.template extent<0>() > 0 || sources == rows, errc::shape_mismatch, who, ": ", what, " has ", sources, " rows, ", rows,
+          " are needed");
 }
 /// The rows that a product over `used` rows reads must exist: directly, or through the index.
 inline void check_lines(char const* who, char const* what, in<int, dyn> gather, index_t used, index_t sources) {
   if (gather.template extent<0>() == 0) return;
-  expects(gather.template extent<0>() >= used, errc::shape_mismatch, who, ": the gather index of ", what, " has ", gather.template extent<0>(), " entries for ", used, " rows");
+  expects(gather.template extent<0>() >= used, errc::shape_mismatch, who, ": the gather index of ", what, " has ", gather.template extent<0>(),
+          " entries for ", used, " rows");
   for (index_t r = 0; r < used; ++r)
-    expects(gather(r) >= 0 && gather(r) < sources, errc::bad_argument, who, ": the gather index of ", what, " names row ", gather(r), " of ", sources, " at position ", r);
+    expects(gather(r) >= 0 && gather(r) < sources, errc::bad_argument, who, ": the gather index of ", what, " names row ", gather(r), " of ", sources,
+            " at position ", r);
 }
 
 /// The extents of grouped_gemm: each expert's rows (to `n` outputs, sums over `k`).
@@ -56,7 +60,7 @@ grouped_extents check_grouped_gemm(auto const& x, in<index_t, dyn> offsets, auto
 /// The extents of grouped_gemm_weight_gradient: n x k outputs per expert, sums over its part of `rows`.
 template <weight_gradient_config C>
 grouped_extents check_weight_gradient(auto const& d_y, auto const& x, in<index_t, dyn> offsets, auto const& d_w, in<int, dyn> gather_d_y,
-                                             in<int, dyn> gather_x) {
+                                      in<int, dyn> gather_x) {
   check_unit<C.unit>(d_y, x, d_w);
   char const* const who = "grouped_gemm_weight_gradient";
   index_t const experts = d_w.template extent<0>(), n = d_w.template extent<1>(), k = d_w.template extent<2>();
@@ -100,11 +104,10 @@ void grouped_gemm(cpu const& space, in<T, dyn, dyn> x, in<index_t, dyn> offsets,
   auto const product_of = [&, k = k](index_t e) {  // clang 14 captures no structured binding
     index_t const first = offsets(e);
     detail::plain_factor<step, T> const b{{w.data() + e * w.template extent<1>() * w.row_stride(), w.row_stride(), C.transpose_w}};
-    return detail::matrix_product<T, detail::plain_factor<step, T>, T>{detail::lines_from<T>(x, first, false, gather), b, y.row(first), y.row_stride(),
-                                                                       offsets(e + 1) - first, k};
+    return detail::matrix_product<T, detail::plain_factor<step, T>, T>{
+        detail::lines_from<T>(x, first, false, gather), b, y.row(first), y.row_stride(), offsets(e + 1) - first, k};
   };
-  detail::multiply_all<step, T>("grouped_gemm", space, {experts, n, detail::panel_lanes(experts * k, n)}, C.accumulate, product_of,
-                                scratch);
+  detail::multiply_all<step, T>("grouped_gemm", space, {experts, n, detail::panel_lanes(experts * k, n)}, C.accumulate, product_of, scratch);
 }
 
 /// Bytes of scratch for grouped_gemm with sums over k elements and n outputs.
@@ -137,19 +140,22 @@ void grouped_gemm_weight_gradient(cpu const& space, tensor<T, YR, YC> const& d_y
   auto const product_of = [&, m = m](index_t e) {
     index_t const first = offsets(e), count = offsets(e + 1) - first;
     bool const nothing = count == 0 && C.accumulate;
-    return detail::matrix_product<S, detail::plain_factor<step, S>, TW>{
-        detail::lines_from<S>(d_y, first, true, gather_d_y), {detail::lines_from<S>(x, first, false, gather_x)}, d_w.data() + e * m * d_w.row_stride(),
-        d_w.row_stride(), nothing ? 0 : m, count};
+    return detail::matrix_product<S, detail::plain_factor<step, S>, TW>{detail::lines_from<S>(d_y, first, true, gather_d_y),
+                                                                        {detail::lines_from<S>(x, first, false, gather_x)},
+                                                                        d_w.data() + e * m * d_w.row_stride(),
+                                                                        d_w.row_stride(),
+                                                                        nothing ? 0 : m,
+                                                                        count};
   };
-  detail::multiply_all<step, TW>("grouped_gemm_weight_gradient", space, {experts, n, detail::panel_lanes(rows, n), detail::gradient_rows}, C.accumulate,
-                                 product_of, scratch);
+  detail::multiply_all<step, TW>("grouped_gemm_weight_gradient", space, {experts, n, detail::gradient_lanes(experts, rows, n), detail::gradient_rows},
+                                 C.accumulate, product_of, scratch);
 }
 
 /// Bytes of scratch for grouped_gemm_weight_gradient over `rows` rows with `in` input columns.
 template <class TW>
 std::size_t grouped_gemm_weight_gradient_scratch_bytes(cpu const& space, index_t experts, index_t rows, index_t in_columns) {
   using A = accumulator<TW>;
-  return detail::product_scratch_bytes<A, TW>(space, {experts, in_columns, detail::panel_lanes(rows, in_columns), detail::gradient_rows});
+  return detail::product_scratch_bytes<A, TW>(space, {experts, in_columns, detail::gradient_lanes(experts, rows, in_columns), detail::gradient_rows});
 }
 
 /// grouped_gemm with weights that lie in panels: nothing of w is copied where transpose_w, and panels are turned on their way into the cache where not.
@@ -162,7 +168,8 @@ std::size_t grouped_gemm_weight_gradient_scratch_bytes(cpu const& space, index_t
 template <grouped_gemm_config C = grouped_gemm_config{}, class T, index_t YR, index_t YC>
 void grouped_gemm(cpu const& space, in<T, dyn, dyn> x, in<index_t, dyn> offsets, std::type_identity_t<packed_weights<T const>> w,
                   tensor<T, YR, YC> const& y, arena& scratch, in<int, dyn> gather = {}) {
-  static_assert(C.unit == matrix_unit::automatic, "moe::grouped_gemm: packed weights are multiplied by the unit they are packed for, matrix_unit::automatic");
+  static_assert(C.unit == matrix_unit::automatic,
+                "moe::grouped_gemm: packed weights are multiplied by the unit they are packed for, matrix_unit::automatic");
   auto const [experts, rows, n, k] = detail::check_grouped_gemm<C>(x, offsets, w, y, gather);
   detail::check_offsets("grouped_gemm", offsets, experts, rows);
   detail::check_lines("grouped_gemm", "x", gather, offsets(experts), x.template extent<0>());
@@ -170,18 +177,19 @@ void grouped_gemm(cpu const& space, in<T, dyn, dyn> x, in<index_t, dyn> offsets,
   using factor = detail::packed_factor<step, T, C.transpose_w>;
   auto const product_of = [&, k = k](index_t e) {
     index_t const first = offsets(e);
-    return detail::matrix_product<T, factor, T>{detail::lines_from<T>(x, first, false, gather), factor{w.matrix(e), w.panel_size()}, y.row(first),
-                                                y.row_stride(), offsets(e + 1) - first, k};
+    return detail::matrix_product<T, factor, T>{
+        detail::lines_from<T>(x, first, false, gather), factor{w.matrix(e), w.panel_size()}, y.row(first), y.row_stride(), offsets(e + 1) - first, k};
   };
-  detail::multiply_all<step, T>("grouped_gemm", space, {experts, n, detail::turned_lanes<factor>(experts, rows, n, k)}, C.accumulate,
-                                product_of, scratch);
+  detail::multiply_all<step, T>("grouped_gemm", space, {experts, n, detail::turned_lanes<factor>(experts, rows, n, k)}, C.accumulate, product_of,
+                                scratch);
 }
 
 /// grouped_gemm_weight_gradient into panels: d_w of the layout that weights of type TW have.
 template <weight_gradient_config C = weight_gradient_config{}, class T, class TW, index_t YR, index_t YC>
-  requires(!std::same_as<TW, bf16>)
-void grouped_gemm_weight_gradient(cpu const& space, tensor<T, YR, YC> const& d_y, in<std::remove_const_t<T>, dyn, dyn> x, in<index_t, dyn> offsets,
-                                  packed_weights<TW> d_w, arena& scratch, in<int, dyn> gather_d_y = {}, in<int, dyn> gather_x = {}) {
+requires(!std::same_as<TW, bf16>) void grouped_gemm_weight_gradient(cpu const& space, tensor<T, YR, YC> const& d_y,
+                                                                    in<std::remove_const_t<T>, dyn, dyn> x, in<index_t, dyn> offsets,
+                                                                    packed_weights<TW> d_w, arena& scratch, in<int, dyn> gather_d_y = {},
+                                                                    in<int, dyn> gather_x = {}) {
   using S = std::remove_const_t<T>;
   auto const [experts, rows, n, m] = detail::check_weight_gradient<C>(d_y, x, offsets, d_w, gather_d_y, gather_x);
   detail::check_offsets("grouped_gemm_weight_gradient", offsets, experts, rows);
@@ -191,11 +199,16 @@ void grouped_gemm_weight_gradient(cpu const& space, tensor<T, YR, YC> const& d_y
   auto const product_of = [&, m = m](index_t e) {  // rows of a panel are inputs, its columns outputs
     index_t const first = offsets(e), count = offsets(e + 1) - first;
     bool const nothing = count == 0 && C.accumulate;
-    return detail::matrix_product<S, detail::plain_factor<step, S>, TW>{
-        detail::lines_from<S>(x, first, true, gather_x), {detail::lines_from<S>(d_y, first, false, gather_d_y)}, d_w.matrix(e), panel_layout<TW>::columns,
-        nothing ? 0 : m, count, d_w.panel_size()};
+    return detail::matrix_product<S, detail::plain_factor<step, S>, TW>{detail::lines_from<S>(x, first, true, gather_x),
+                                                                        {detail::lines_from<S>(d_y, first, false, gather_d_y)},
+                                                                        d_w.matrix(e),
+                                                                        panel_layout<TW>::columns,
+                                                                        nothing ? 0 : m,
+                                                                        count,
+                                                                        d_w.panel_size()};
   };
-  detail::multiply_all<step, TW>("grouped_gemm_weight_gradient", space, {experts, n, detail::panel_lanes(rows, n), detail::gradient_rows}, C.accumulate, product_of, scratch);
+  detail::multiply_all<step, TW>("grouped_gemm_weight_gradient", space, {experts, n, detail::gradient_lanes(experts, rows, n), detail::gradient_rows},
+                                 C.accumulate, product_of, scratch);
 }
 
 /// Bytes of scratch for the products of `experts` packed weights [out, in] with `rows` rows in all: forward, input gradient and weight gradient.
@@ -207,7 +220,7 @@ std::size_t packed_gemm_scratch_bytes(cpu const& space, index_t experts, index_t
   index_t const backward = detail::turned_lanes<detail::packed_factor<step, T, false>>(experts, rows, in_columns, out);
   return std::max({detail::product_scratch_bytes<A, T>(space, {experts, out, forward}),
                    detail::product_scratch_bytes<A, T>(space, {experts, in_columns, backward}),
-                   detail::product_scratch_bytes<A, A>(space, {experts, out, detail::panel_lanes(rows, out), detail::gradient_rows})});
+                   detail::product_scratch_bytes<A, A>(space, {experts, out, detail::gradient_lanes(experts, rows, out), detail::gradient_rows})});
 }
 
 }  // namespace moe::inline MOE_ISA
