@@ -94,8 +94,8 @@ inline void attend_few_block(attention_operands<T> const& x, attention_extent co
   });
 }
 
-/// attend for few queries of one sequence: first the scores, dealt by panel of keys, then the rest, dealt by block of rows. Values are read where they
-/// are if they are what registers want.
+/// attend for few queries of one sequence: first the scores, dealt by panel of keys, then the rest, dealt by block of rows. Values are read where
+/// they are if they are what registers want.
 template <class H, int Heads, int KvHeads, class T>
 void attend_few(cpu const& space, attention_operands<T> const& x, attention_extent const& e, attention_few_scratch<H> const& m) {
   using A = typename H::A;
