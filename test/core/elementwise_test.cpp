@@ -32,7 +32,8 @@ TEST_CASE_TEMPLATE("fill, copy and add: every element, strided and unaligned, no
   });
 }
 
-TEST_CASE_TEMPLATE("fill and copy of more than the caches hold: every element, also strided and unaligned, nothing between the rows", T, float, double, bf16) {
+TEST_CASE_TEMPLATE("fill and copy of more than the caches hold: every element, strided and unaligned, nothing between the rows", T, float, double,
+                   bf16) {
   if (on_cuda) return;
   constexpr index_t size = sizeof(T), stride = (4096 + 64) / size, rows = 2100;  // 8.2 MiB without the gaps
   moe::buffer const memory(2 * static_cast<std::size_t>(rows * stride * size) + 64);

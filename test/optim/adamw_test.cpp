@@ -219,7 +219,7 @@ TEST_CASE("adamw: a factor that is negative or not finite changes nothing; where
     moe::adamw_outputs<float> const also{.zeroed = s.g.vec(), .rounded = rounded.vec()};
     error_of([&] { moe::adamw(on(), s.w.vec(), s.m.vec(), s.v.vec(), s.g.vec(), 0.1, 0.1, moe::view<1>(scale.data(), 1), 1, {}, also); });
     CHECK(s.equals(before));
-    for (index_t i = 0; i < 100; ++i) CHECK((s.g(i) == 0) == on_cuda);  // where the step is left out in silence, the next gradient must not be spoiled
+    for (index_t i = 0; i < 100; ++i) CHECK((s.g(i) == 0) == on_cuda);  // left out in silence: the next gradient must not be spoiled
     CHECK(rounded(50).bits == array<moe::bf16>(1)(0).bits);
   }
 }
@@ -288,7 +288,8 @@ TEST_CASE("adamw: errors come before any work") {
   CHECK(outputs({.zeroed = s.m.vec()}) == "adamw: zeroed is not g, the very same view");
   CHECK(outputs({.zeroed = moe::vec(s.g.data(), 4)}) == "adamw: zeroed is not g, the very same view");
   CHECK(outputs({.rounded = few.vec()}) == "adamw: rounded has 4 elements, needs 5");
-  CHECK(outputs({.rounded = all.vec(), .layout = moe::bf16_layout::row_pairs}) == "adamw: w has 5 elements, needs a multiple of 64 for pairs of rows of 32");
+  CHECK(outputs({.rounded = all.vec(), .layout = moe::bf16_layout::row_pairs}) ==
+        "adamw: w has 5 elements, needs a multiple of 64 for pairs of rows of 32");
   CHECK(outputs({.layout = moe::bf16_layout::row_pairs}).empty());  // nothing is rounded
   s.w = array<float>(before, 5, 1);
   CHECK(same_bits(s.w.values(), before));

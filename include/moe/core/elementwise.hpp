@@ -47,7 +47,7 @@ void fill(cpu const& space, tensor<T, R, C> const& to, std::type_identity_t<T> v
   detail::vector_of_bytes v;
   std::memcpy(&v, pattern, sizeof v);
   if (detail::streams_rows(to)) return detail::stream_rows(space, to, [=](index_t, index_t) { return v; });
-  parallel_for(space, to.rows(), static_cast<double>(columns), [&](index_t r) {
+  parallel_for(space, to.rows(), static_cast<double>(columns), [=](index_t r) {
     T* const row = to.row(r);
     index_t c = 0;
     for (; c + per_vector <= columns; c += per_vector) std::memcpy(static_cast<void*>(row + c), &v, sizeof v);

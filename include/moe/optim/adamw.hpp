@@ -13,8 +13,8 @@ struct adamw_config {
 /// Where element i of a vector stands in a rounded copy of it.
 enum class bf16_layout {
   plain,      ///< at i
-  row_pairs,  ///< rows of 32 elements in pairs, the vector beginning with one: element j of both rows side by side, [rows / 2][32][2]. So float panels of
-              ///< packed weights become bf16 panels
+  row_pairs,  ///< rows of 32 elements in pairs, the vector beginning with one: element j of both rows side by side, [rows / 2][32][2]. So float panels
+              ///< of packed weights become bf16 panels
 };
 /// The index of element i in that layout. The number of elements must be a multiple of rounded_block.
 inline constexpr index_t rounded_block(bf16_layout layout) { return layout == bf16_layout::plain ? 1 : 64; }
@@ -102,8 +102,8 @@ MOE_INLINE void put(V const& bits, bf16* p) {
   else std::memcpy(static_cast<void*>(p), &bits, sizeof bits);
 }
 
-/// update(i, n) steps n elements and returns the new ones, which go to rounded[i...). What is rounded is long gone from the caches when the next forward
-/// pass reads it, if there is much of it: then Past. Elements beyond the last whole vector are left.
+/// update(i, n) steps n elements and returns the new ones, which go to rounded[i...). If there is much of it, it is gone from the caches before the next
+/// forward pass reads it: then Past. Elements beyond the last whole vector are left.
 template <bool Past, class F>
 index_t round_updated(bf16_layout layout, bf16* rounded, index_t begin, index_t end, F const& update) {
   constexpr index_t W = simd<float>::width;
@@ -137,9 +137,11 @@ void adamw_range(adamw_step<T> const& s, T* w, T* m, T* v, T const* g, adamw_out
   };
   index_t i = begin, not_rounded = begin;
   if constexpr (std::same_as<T, float>)
-    if (rounded != nullptr)
-      i = not_rounded = streams(rounded, also.rounded.size() * index_t{sizeof(bf16)}) ? round_updated<true>(also.layout, rounded, begin, end, update)
-                                                                                      : round_updated<false>(also.layout, rounded, begin, end, update);
+    if (rounded != nullptr) {
+      bool const past = streams(rounded, also.rounded.size() * index_t{sizeof(bf16)});
+      i = past ? round_updated<true>(also.layout, rounded, begin, end, update) : round_updated<false>(also.layout, rounded, begin, end, update);
+      not_rounded = i;
+    }
   for (; i + W <= end; i += W) update(i, std::integral_constant<index_t, W>());
   if (i < end) update(i, end - i);
   if (rounded != nullptr)
@@ -158,10 +160,11 @@ void adamw_range(adamw_step<T> const& s, T* w, T* m, T* v, T const* g, adamw_out
 ///   also          what else is written in the same pass, nothing unless given: zeroed, which is g, becomes 0; rounded becomes the new w as bf16
 ///
 /// Edges   n == 0 changes nothing. A NaN in g makes w, m and v NaN there; so does an infinity.
-/// Throws  shape_mismatch if the lengths differ, or for pairs of rows where n is no multiple of 64; bad_argument if also.zeroed is other memory than g, for lr, weight_decay or grad_scale negative or not finite, lr * weight_decay > 1,
-///         step < 1, a beta outside [0, 1), eps below the smallest normal number of T.
+/// Throws  shape_mismatch if the lengths differ, or for pairs of rows where n is no multiple of 64; bad_argument if also.zeroed is other memory than g,
+///         for lr, weight_decay or grad_scale negative or not finite, lr * weight_decay > 1, step < 1, a beta outside [0, 1), eps below the smallest
+///         normal number of T.
 /// Order   an element by itself: bitwise equal for any number of threads, and for a buffer updated whole or in parts.
-/// Cost    reads 4 n elements, writes 3 n: bound by memory. Zeroing writes n more, without the read that a fill of its own would cost; rounding n / 2.
+/// Cost    reads 4 n elements, writes 3 n: bound by memory. Zeroing writes n more, without the read that a fill would cost; rounding n / 2.
 /// Source  Loshchilov and Hutter 2017, arXiv:1711.05101, algorithm 2; Kingma and Ba 2014, arXiv:1412.6980.
 template <class T>
   requires std::same_as<T, float> || std::same_as<T, double>
@@ -179,8 +182,8 @@ void adamw(cpu const& space, tensor<T, dyn> w, tensor<T, dyn> m, tensor<T, dyn> 
 /// The same with a factor of the gradient that an earlier operator, such as clip_scale, wrote to the memory of the space: nobody has to wait for it.
 ///
 /// Edges   a factor that is negative or not finite, as that of a gradient without a finite norm: nothing is changed. Where the host can look at the
-///         factor (CPU) that is an error; elsewhere (CUDA) the step is left out in silence, and the norm says so to whoever reads it. also.zeroed becomes
-///         0 even then: the next step's gradient must not start from this one.
+///         factor (CPU) that is an error; elsewhere (CUDA) the step is left out in silence, and the norm says so to whoever reads it. also.zeroed
+///         becomes 0 even then: the next step's gradient must not start from this one.
 /// Throws  as above, for grad_scale only where the host can look at it.
 template <class T>
   requires std::same_as<T, float> || std::same_as<T, double>

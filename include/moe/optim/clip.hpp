@@ -17,16 +17,6 @@ MOE_INLINE simd<double> widen(T const* p) {
     half h;
     std::memcpy(&h, p, sizeof h);
     r.v = __builtin_convertvector(h, simd<double>::native);
-  } else if constexpr (std::is_same_v<T, double>) {
-    r = simd<double>::load(p);
-  } else if constexpr (vector_bytes >= 32) {
-    typedef std::uint16_t quarter __attribute__((vector_size(vector_bytes / 4)));
-    typedef std::uint32_t half_words __attribute__((vector_size(vector_bytes / 2)));
-    typedef float half __attribute__((vector_size(vector_bytes / 2)));
-    quarter q;
-    std::memcpy(&q, p, sizeof q);
-    half_words const w = __builtin_convertvector(q, half_words) << 16;
-    r.v = __builtin_convertvector(__builtin_bit_cast(half, w), simd<double>::native);
   } else {
     for (int i = 0; i < simd<double>::width; ++i) r.v[i] = static_cast<double>(p[i]);
   }

@@ -55,13 +55,13 @@ std::vector<parameter_span> parameter_spans(std::vector<P> const& parameters) {
 ///   grad_scale  whatever adamw takes: a number, or a view [1] of double in the memory of the space, where clip_scale wrote it: then no part of a
 ///               training step has to wait for another. The rates and the step are numbers of the host in either case: a CUDA graph that captures
 ///               the call keeps those it was captured with.
-///   also        as adamw, [n]: only what spans cover is zeroed or rounded. The layout of `rounded` is that of each span, from its begin on; also.layout
-///               is not looked at
+///   also        as adamw, [n]: only what spans cover is zeroed or rounded. The layout of `rounded` is that of each span, from its begin on;
+///               also.layout is not looked at
 ///
 /// Edges   no spans, or a span without elements: nothing changes there.
-/// Throws  shape_mismatch if the lengths differ, a span reaches beyond n, or one in pairs of rows has no multiple of 64 elements; bad_argument if spans
-///         overlap or descend, and as rates.at and adamw. All before anything is changed. A factor in device memory cannot be refused: as in adamw, the step is left
-///         out in silence.
+/// Throws  shape_mismatch if the lengths differ, a span reaches beyond n, or one in pairs of rows has no multiple of 64 elements; bad_argument if
+///         spans overlap or descend, and as rates.at and adamw. All before anything is changed. A factor in device memory cannot be refused: as in
+///         adamw, the step is left out in silence.
 /// Order   the bits of calls of adamw, one per span, for any way to cut the buffer into spans.
 /// Cost    adamw's; neighbouring spans of equal rates are one call.
 template <execution_space Space, class T, class Scale>
@@ -83,8 +83,8 @@ void adamw_by_group(Space const& space, std::span<parameter_span const> spans, g
     expects(s.begin >= before && s.end >= s.begin, errc::bad_argument, "adamw_by_group: a span is elements [", s.begin, ", ", s.end,
             "), needs to begin at ", before, " or later and not to end before it begins");
     expects(s.end <= n, errc::shape_mismatch, "adamw_by_group: a span is elements [", s.begin, ", ", s.end, ") of ", n);
-    expects(!rounds || (s.end - s.begin) % rounded_block(s.layout) == 0, errc::shape_mismatch, "adamw_by_group: a span is elements [", s.begin, ", ", s.end,
-            "), needs to be a multiple of ", rounded_block(s.layout), " of them for pairs of rows of 32");
+    expects(!rounds || (s.end - s.begin) % rounded_block(s.layout) == 0, errc::shape_mismatch, "adamw_by_group: a span is elements [", s.begin, ", ",
+            s.end, "), needs to be a multiple of ", rounded_block(s.layout), " of them for pairs of rows of 32");
     group_rate const r = rate_of(s);
     detail::check_adamw(r.lr, r.weight_decay, known_scale, step, config, std::numeric_limits<T>::min());
     before = s.end;

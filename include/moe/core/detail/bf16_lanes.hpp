@@ -76,8 +76,8 @@ MOE_INLINE floats from_bf16(bf16 const* p, index_t n) {
   return widened(h);
 }
 
-/// The bits of the nearest bf16, in the upper half of each word, as in bf16(float). Where VCVTNEPS2BF16 is faster it must not see a denormal number, which
-/// it would take for 0.
+/// The bits of the nearest bf16, in the upper half of each word, as in bf16(float). Where VCVTNEPS2BF16 is faster it must not see a denormal number,
+/// which it would take for 0.
 MOE_INLINE words nearest_bf16(floats f) {
   words const u = __builtin_bit_cast(words, f), nearest = u + (((u >> 16) & 1u) + 0x7fffu);
   return f != f ? u | 0x400000u : nearest;
