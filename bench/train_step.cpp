@@ -81,7 +81,7 @@ class training {
   moe::arena memory_{buffer_};
   moe::vector_view<float> weights_ = memory_.vec<float>(Model::parameter_count), gradients_ = memory_.vec<float>(Model::parameter_count),
                           first_ = memory_.vec<float>(Model::parameter_count), second_ = memory_.vec<float>(Model::parameter_count);
-  moe::vector_view<moe::bf16> rounded_ = memory_.vec<moe::bf16>(rounds ? Model::parameter_count : 0);
+  moe::vector_view<moe::bf16> rounded_ = rounds ? memory_.vec<moe::bf16>(Model::parameter_count) : moe::vector_view<moe::bf16>();
   std::vector<moe::parameter_span> spans_ = moe::parameter_spans(moe::nn::parameters_of<Model>());
   moe::group_schedule rates_ = moe::group_schedule(moe::warmup_cosine(1e-3, 0, 1, 1e-3), 0.1);
   moe::vector_view<int> tokens_ = memory_.vec<int>(batch.tokens()), targets_ = memory_.vec<int>(batch.tokens());
