@@ -96,9 +96,10 @@ weight_shape<T> one_weight(char const* op, packed_weights<T> const& w) {
 ///
 /// Edges   m == 0 or n == 0 writes nothing; k == 0 writes zeros (accumulate: nothing changes). NaN and infinity propagate as in IEEE arithmetic.
 /// Throws  shape_mismatch if the extents disagree; out_of_memory if scratch holds less than gemm_scratch_bytes.
-/// Order   each output is one chain of madd in ascending k, so it does not depend on threads, blocking, strides or the other rows and columns.
-///         gemm_config::unit changes nothing here; gemm.cuh says what it does on a GPU.
-/// Cost    2 m n k flops; b is copied once into scratch in the order the registers want it.
+/// Order   each output is one chain in ascending k, so it does not depend on threads, blocking, strides or the other rows and columns: of madd, or,
+///         where matrix_unit::dot applies, of steps that add two products each (bf16 by bf16 in builds for avx512_bf16). gemm.cuh says what the units
+///         are on a GPU.
+/// Cost    2 m n k flops; a and b are copied tile by tile into scratch in the order the registers want them.
 /// Source  Goto and van de Geijn 2008, "Anatomy of high-performance matrix multiplication", for the blocking.
 template <gemm_config C = gemm_config{}, detail::matrix_like MA, detail::matrix_like MB, class TC, index_t M, index_t N>
 void gemm(cpu const& space, MA const& a, MB const& b, tensor<TC, M, N> const& c, arena& scratch) {
@@ -114,7 +115,8 @@ void gemm(cpu const& space, MA const& a, MB const& b, tensor<TC, M, N> const& c,
 /// The product with one weight w [out, in] that lies in panels:  c = a w^T with transpose_b, c = a w without. Nothing of w is copied with transpose_b;
 /// otherwise panels are turned on their way into the cache. The same bits as with a plain w.
 ///
-/// Throws  as gemm; bad_argument if w is not exactly one weight.
+/// Throws  as gemm, for scratch of packed_gemm_scratch_bytes where a and w are of one type, and of gemm_scratch_bytes in any case; bad_argument if w is
+///         not exactly one weight.
 template <gemm_config C = gemm_config{}, detail::matrix_like MA, class TB, class TC, index_t M, index_t N>
 void gemm(cpu const& space, MA const& a, packed_weights<TB> w, tensor<TC, M, N> const& c, arena& scratch) {
   using T = std::remove_const_t<TB>;
@@ -130,6 +132,7 @@ void gemm(cpu const& space, MA const& a, packed_weights<TB> w, tensor<TC, M, N> 
 }
 
 /// The gradient of a packed weight:  g[out, in] (+)= sum_r a[r, out] b[r, in], in panels. C.transpose_a is part of what it is, so it must be said.
+/// Throws  as gemm, for scratch of packed_gemm_scratch_bytes; bad_argument if g is not exactly one weight.
 template <gemm_config C, detail::matrix_like MA, detail::matrix_like MB, class TC>
 void gemm(cpu const& space, MA const& a, MB const& b, packed_weights<TC> g, arena& scratch) {
   static_assert(C.transpose_a && !C.transpose_b, "moe::gemm: a packed result is the gradient of a weight, a^T b");

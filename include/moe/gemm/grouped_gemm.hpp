@@ -91,8 +91,8 @@ operand<T> lines_from(in<T, dyn, dyn> x, index_t first, bool transposed, in<int,
 /// Edges   any row count per expert, also 0 and all; rows == 0 writes nothing.
 /// Throws  shape_mismatch for extents that disagree; bad_argument for offsets that are not ascending or out of range, or a gather index out of range;
 ///         out_of_memory if scratch holds less than grouped_gemm_scratch_bytes.
-/// Order   each output is one chain of madd in ascending k (`in`): independent of threads, of the other rows, and of the other experts.
-/// Cost    2 rows in out flops; every weight of an expert with rows is copied once into scratch.
+/// Order   each output is one chain in ascending k (`in`), as gemm's: independent of threads, of the other rows, and of the other experts.
+/// Cost    2 rows in out flops; the weights of an expert with rows are copied into scratch, tile by tile.
 /// Source  Gale et al. 2022, MegaBlocks, arXiv:2211.15841, for the dropless formulation.
 template <grouped_gemm_config C = grouped_gemm_config{}, class T, index_t YR, index_t YC>
 void grouped_gemm(cpu const& space, in<T, dyn, dyn> x, in<index_t, dyn> offsets, in<T, dyn, dyn, dyn> w, tensor<T, YR, YC> const& y, arena& scratch,
@@ -126,8 +126,8 @@ std::size_t grouped_gemm_scratch_bytes(cpu const& space, index_t experts, index_
 ///
 /// Edges   an expert without rows gets exact zeros (accumulate: is left as it is).
 /// Throws  as grouped_gemm.
-/// Order   each output is one chain of madd in ascending r.
-/// Cost    2 rows in out flops; x is copied once into scratch.
+/// Order   each output is one chain in ascending r, as gemm's over k.
+/// Cost    2 rows in out flops; x and d_y are copied into scratch, tile by tile.
 template <weight_gradient_config C = weight_gradient_config{}, class T, class TW, index_t YR, index_t YC, index_t E, index_t O, index_t I>
 void grouped_gemm_weight_gradient(cpu const& space, tensor<T, YR, YC> const& d_y, in<std::remove_const_t<T>, dyn, dyn> x, in<index_t, dyn> offsets,
                                   tensor<TW, E, O, I> const& d_w, arena& scratch, in<int, dyn> gather_d_y = {}, in<int, dyn> gather_x = {}) {
