@@ -20,7 +20,7 @@ void multiply_tiles(char const* name, cuda const& space, Products const& product
   static_assert(Unit != matrix_unit::wgmma, "moe::gemm: matrix_unit::wgmma is of grouped_gemm only");
   constexpr bool tensor_cores =
       on_tensor_cores<typename Products::a_lines::value_type, typename Products::b_lines::value_type, typename Products::output>;
-  if constexpr (Unit != matrix_unit::fma && tensor_cores) multiply_by_mma<Accumulate, P.mma>(name, space, products);
+  if constexpr (Unit != matrix_unit::fma && Unit != matrix_unit::dot && tensor_cores) multiply_by_mma<Accumulate, P.mma>(name, space, products);
   else multiply_by_fma<Accumulate, P.fma>(name, space, products);
 }
 
