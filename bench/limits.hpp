@@ -11,7 +11,7 @@ double dot_flops(int threads, int repetitions = 20000);
 
 /// Bytes per second of sets far larger than the caches, each byte that the program names counted once (what the machine reads before it writes is not).
 struct memory_rates {
-  double read, copy, triad;
+  double read = 0, copy = 0, triad = 0;
 };
 memory_rates measure_memory(int threads, std::size_t bytes);
 

@@ -64,8 +64,8 @@ class Performance(unittest.TestCase):
 
     def test_pairs_that_the_machine_spoilt_are_not_numbers(self):
         self.store("forward", limits=LIMITS, records=[record("forward", "forward", [peer("BLIS in", 0, 0)])])
-        self.store("dense", limits=LIMITS, records=[record("dense", "forward", [peer("BLIS", 0, 0)], experts=1, k=1)])
-        self.assertIn("no pair with the machine to itself", self.page())
+        self.store("dense", limits=LIMITS, records=[record("dense", "forward", [peer("BLIS", 0.02, 2)], experts=1, k=1)])
+        self.assertIn("no three pairs with the machine to itself", self.page())
 
     def test_no_peers(self):
         self.store("forward", limits={**LIMITS, "dot": 0, "dot_one": 0}, records=[record("forward", "forward", [])])
