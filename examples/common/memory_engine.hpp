@@ -31,7 +31,10 @@ class memory_engine : public engine {
 
   moe::vector_view<int> token() override { return host_token_; }
   moe::vector_view<int> target() override { return host_target_; }
-  void zero_gradients() override { moe::fill(space_, rows_of_buffer(tensors_.gradients), 0.0f); }
+  void zero_gradients() override {
+    if (!zeroed_) moe::fill(space_, rows_of_buffer(tensors_.gradients), 0.0f);
+    zeroed_ = false;
+  }
   losses loss_and_gradient(double scale) override {
     send_batch();
     moe::arena scratch = scratch_;
@@ -46,7 +49,8 @@ class memory_engine : public engine {
   void update(std::span<moe::parameter_span const> spans, moe::group_schedule const& rates, double gradient_scale, index_t step) override {
     auto const all = [&](float* p) { return moe::vec(p, buffer_size()); };
     moe::adamw_by_group(space_, spans, rates, all(tensors_.weights), all(tensors_.first), all(tensors_.second), all(tensors_.gradients), gradient_scale,
-                        step, {}, {.rounded = rounded_});
+                        step, {}, {.zeroed = all(tensors_.gradients), .rounded = rounded_});
+    zeroed_ = true;
   }
 
   void start_decoding() override {
@@ -100,6 +104,7 @@ class memory_engine : public engine {
   std::byte* decoding_ = nullptr;
   std::size_t decoding_bytes_ = 0;
   index_t length_ = 0;
+  bool zeroed_ = false;  ///< the gradients, by the last update
 };
 
 template <class Device, class T>
@@ -136,7 +141,7 @@ void memory_engine<Device, T>::allocate(sequence_shape n, purpose what) {
   decoding_bytes_ = moe::aligned(state_bytes(n.length));
   decoding_ = all.take<std::byte>(static_cast<index_t>(decoding_bytes_));
   scratch_ = moe::arena(all.take<std::byte>(static_cast<index_t>(p.scratch)), p.scratch);
-  length_ = n.length;
+  length_ = n.length, zeroed_ = false;
   allocate_host(n, what);
   auto const batch = [&](moe::vector_view<int> all_tokens) { return what == purpose::decoding ? all_tokens : moe::vec(all_tokens.data(), n.tokens()); };
   host_token_ = batch(host_token_), host_target_ = batch(host_target_);

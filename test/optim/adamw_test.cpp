@@ -235,6 +235,17 @@ TEST_CASE_TEMPLATE("adamw on the device: the bits of the CPU", T, float, double)
 }
 #endif
 
+TEST_CASE("adamw: a view of nothing is not written, wherever it points") {
+  array<float> w(1, 40), m(1, 40), v(1, 40), g(1, 40);
+  test::memory<moe::bf16> elsewhere(64, moe::bf16(7.0f));
+  w.normal(1), m.fill(0), v.fill(0), g.normal(2);
+  auto const gradient = g.values();
+  auto const row = [](array<float>& x) { return moe::vec(x.data(), 40); };
+  moe::adamw(test::on(), row(w), row(m), row(v), row(g), 1e-3, 0.1, 1.0, 1, {}, {.zeroed = moe::vec(g.data(), 0), .rounded = moe::vec(elsewhere.data(), 0)});
+  CHECK(g.values() == gradient);
+  for (moe::bf16 x : elsewhere) CHECK(static_cast<float>(x) == 7.0f);
+}
+
 TEST_CASE("adamw: NaN and infinity in the gradient reach that parameter and no other") {
   for (double bad : {quiet_nan<double>(), std::numeric_limits<double>::infinity()}) {
     state<double> s(20), clean(20);

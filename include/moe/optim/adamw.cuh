@@ -30,13 +30,13 @@ struct adamw_run {
     store_vector(m.data() + first, b, n);
     store_vector(v.data() + first, c, n);
     zero(first, n);
-    if (also.rounded.data() == nullptr) return;
+    if (also.rounded.size() == 0) return;
 #pragma unroll
     for (int i = 0; i < N; ++i)
       if (i < n) also.rounded.data()[rounded_index(also.layout, first + i)] = bf16(a.v[i]);
   }
   __device__ void zero(index_t first, index_t n) const {
-    if (also.zeroed.data() != nullptr) store_vector(also.zeroed.data() + first, ptx::vector16<T>{}, n);
+    if (also.zeroed.size() != 0) store_vector(also.zeroed.data() + first, ptx::vector16<T>{}, n);
   }
 };
 

@@ -128,8 +128,8 @@ template <class T>
 void adamw_range(adamw_step<T> const& s, T* w, T* m, T* v, T const* g, adamw_outputs<T> const& also, index_t begin, index_t end) {
   using V = simd<T>;
   constexpr index_t W = V::width;
-  T* const zeroed = also.zeroed.data();
-  bf16* const rounded = also.rounded.data();
+  T* const zeroed = also.zeroed.size() == 0 ? nullptr : also.zeroed.data();  // a view of nothing may still point somewhere
+  bf16* const rounded = also.rounded.size() == 0 ? nullptr : also.rounded.data();
   auto const update = [&](index_t i, auto n) {
     V const next = s.update(w + i, m + i, v + i, g + i, n);
     if (zeroed != nullptr) V::zero().store(zeroed + i, n);
