@@ -35,13 +35,11 @@ class packed_weights {
     detail::elements(count, out, in);
     expects(data != nullptr || count * out * in == 0, errc::bad_argument, "packed_weights: no data for ", count, " weights [", out, ", ", in, "]");
   }
-  operator packed_weights<T const>() const
-    requires(!std::is_const_v<T>)
-  {
-    packed_weights<T const> w;
-    w.data_ = data_, w.count_ = count_, w.out_ = out_, w.in_ = in_, w.padded_in_ = padded_in_, w.matrix_size_ = matrix_size_;
-    return w;
-  }
+  /// Read access from write access.
+  template <class U>
+    requires std::same_as<U const, T>
+  packed_weights(packed_weights<U> const& w)
+      : data_(w.data_), count_(w.count_), out_(w.out_), in_(w.in_), padded_in_(w.padded_in_), matrix_size_(w.matrix_size_) {}
   /// Outputs [begin, end) of each weight, or inputs; begin is a multiple of 32.
   packed_weights outputs(index_t begin, index_t end) const {
     check_part("outputs", begin, end, out_);
