@@ -2,6 +2,7 @@
 #include <cmath>
 #include <limits>
 
+#include <moe/core/buffer.hpp>
 #include <moe/attention/detail/block.hpp>
 
 namespace moe::inline MOE_ISA::detail {

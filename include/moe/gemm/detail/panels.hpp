@@ -1,4 +1,5 @@
 #pragma once
+#include <moe/core/buffer.hpp>
 #include <moe/gemm/detail/pack.hpp>
 
 namespace moe::inline MOE_ISA::detail {
