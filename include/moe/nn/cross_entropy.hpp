@@ -191,7 +191,7 @@ void cross_entropy_loss_all(cpu const& space, matrix_view<T const> x, W const& w
 ///         holds less than cross_entropy_scratch_bytes.
 /// Order   logits, d_x, d_w: one chain of madd each, over c, v, t ascending (see gemm, also for what sums products of bf16). The softmax of a
 ///         row by lanes and a fixed tree over v. The loss is summed in double, t ascending.
-/// Cost    6 tokens * vocab * d flops, one exponential per logit; w is packed twice per 256 tokens.
+/// Cost    6 tokens * vocab * d flops, one exponential per logit; a row-major w is packed twice per 256 tokens.
 template <cross_entropy_config C = cross_entropy_config{}, class T>
 void cross_entropy(cpu const& space, in<T, dyn, dyn> x, in<T, dyn, dyn> w, in<int, dyn> target, std::type_identity_t<accumulator<T>> scale,
                    tensor<double, 2> loss, tensor<T, dyn, dyn> d_x, tensor<accumulator<T>, dyn, dyn> d_w, arena& scratch) {
