@@ -1,4 +1,4 @@
-"""What the CPU kernels are to reach, as ratios of one window: the rows of the plan that the programs here can measure."""
+"""What the CPU kernels are to reach, as ratios of one window: those that the programs here can measure."""
 
 
 def group_of(experts):

@@ -70,8 +70,9 @@ def against_peers(records):
             continue
         rate, share = ours_of(record)
         best = best_of(record)
+        goal = mark(best["ratio"][0], goals.ratio(record)) if len(contenders(record)) == len(record["peers"]) else "not all peers had three pairs"
         row = [shape_of(record["shape"]), giga(rate), percent(share, goals.share(record)), f"{giga(record['flops'] / best['other'])} {best['name']}",
-               spread(best["ratio"]), mark(best["ratio"][0], goals.ratio(record))]
+               spread(best["ratio"]), goal]
         rows.append(row + [f"{p['ratio'][0]:.2f}" if (p := best_of(record, n)) else "" for n in names])
     return table(["shape", "moe GFLOP/s", "of the peak", "best peer", "moe is", "goal"] + [f"/ {n}" for n in names], rows)
 

@@ -16,12 +16,13 @@ namespace detail {
 template <attention_shape C>
 constexpr void check_attention_shape() {
   static_assert(C.heads >= 1 && C.kv_heads >= 1 && C.d_head >= 1, "moe::attention: heads, kv_heads and d_head must be at least 1");
-  static_assert(C.kv_heads < 1 || C.heads % C.kv_heads == 0, "moe::attention: heads must be a multiple of kv_heads, so that every key/value head serves a whole group");
+  static_assert(C.kv_heads < 1 || C.heads % C.kv_heads == 0,
+                "moe::attention: heads must be a multiple of kv_heads, so that every key/value head serves a whole group");
 }
 
 inline void check_sequences(char const* op, index_t tokens, index_t seq) {
-  expects(tokens == 0 || (seq >= 1 && tokens % seq == 0), errc::shape_mismatch, op, ": seq is ", seq, ", needs to be at least 1 and to divide ", tokens,
-          " tokens");
+  expects(tokens == 0 || (seq >= 1 && tokens % seq == 0), errc::shape_mismatch, op, ": seq is ", seq, ", needs to be at least 1 and to divide ",
+          tokens, " tokens");
 }
 
 // What both spaces check before they start.
@@ -167,7 +168,8 @@ std::size_t attention_scratch_bytes(cpu const& space, index_t tokens, index_t se
 template <attention_shape C, class T>
 std::size_t attention_cached_scratch_bytes(cpu const& space, index_t n, index_t position) {
   detail::check_attention_shape<C>();
-  expects(n >= 0 && position >= 0 && position <= INT64_MAX - n, errc::bad_argument, "attention_cached_scratch_bytes: ", n, " rows after ", position, ", must not be negative and must fit 64 bits");
+  expects(n >= 0 && position >= 0 && position <= INT64_MAX - n, errc::bad_argument, "attention_cached_scratch_bytes: ", n, " rows after ", position,
+          ", must not be negative and must fit 64 bits");
   using H = detail::attention_head<C.d_head, T>;
   index_t const few = std::min(n, detail::few_queries - 1);
   arena many, fewer;

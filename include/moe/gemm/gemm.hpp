@@ -112,11 +112,12 @@ void gemm(cpu const& space, MA const& a, MB const& b, tensor<TC, M, N> const& c,
       "gemm", space, {1, n, detail::shared_lanes(m, k, n)}, C.accumulate, [&](index_t) { return p; }, scratch);
 }
 
-/// The product with one weight w [out, in] that lies in panels:  c = a w^T with transpose_b, c = a w without. Nothing of w is copied with transpose_b;
-/// otherwise panels are turned on their way into the cache. The same bits as with a plain w.
+/// The product with one weight w [out, in] that lies in panels:  c = a w^T with transpose_b, c = a w without.
+/// Where the panels are what the unit reads, nothing of w is copied with transpose_b (bf16 without the unit dot: it is converted tile by tile); otherwise
+/// panels are turned on their way into the cache. The same bits as with a plain w.
 ///
-/// Throws  as gemm, for scratch of packed_gemm_scratch_bytes where a and w are of one type, and of gemm_scratch_bytes in any case; bad_argument if w is
-///         not exactly one weight.
+/// Throws  as gemm, for scratch of packed_gemm_scratch_bytes where a and w are of one type and the unit is automatic, and of
+///         gemm_scratch_bytes in any case; bad_argument if w is not exactly one weight.
 template <gemm_config C = gemm_config{}, detail::matrix_like MA, class TB, class TC, index_t M, index_t N>
 void gemm(cpu const& space, MA const& a, packed_weights<TB> w, tensor<TC, M, N> const& c, arena& scratch) {
   using T = std::remove_const_t<TB>;

@@ -158,8 +158,8 @@ std::size_t grouped_gemm_weight_gradient_scratch_bytes(cpu const& space, index_t
   return detail::product_scratch_bytes<A, TW>(space, {experts, in_columns, detail::gradient_lanes(experts, rows, in_columns), detail::gradient_rows});
 }
 
-/// grouped_gemm with weights that lie in panels: nothing of w is copied where transpose_w, and panels are turned on their way into the cache where not.
-/// The same bits as with plain weights and matrix_unit::automatic.
+/// grouped_gemm with weights that lie in panels: where the panels are what the unit reads, nothing of w is copied with transpose_w (bf16 without
+/// the unit dot: it is converted tile by tile); otherwise panels are turned on their way into the cache. The same bits as with plain weights and matrix_unit::automatic.
 ///
 ///   w        [experts, out, in]    in   panel_layout<T>, padding 0
 ///   others   as grouped_gemm; y may be columns of a wider matrix

@@ -31,14 +31,13 @@ class packed_weights {
   packed_weights() = default;
   /// Throws  bad_argument for a negative size, or no memory where there are elements.
   packed_weights(T* data, index_t count, index_t out, index_t in)
-      : data_(data), count_(count), out_(out), in_(in), padded_in_(layout::padded_in(in)), matrix_size_(layout::size(out, in)) {
-    detail::elements(count, out, in);
+      : data_(data), count_(count), out_(out), in_(in), padded_in_(layout::padded_in(checked(out, in))), matrix_size_(layout::size(out, in)) {
+    detail::elements(count, matrix_size_);
     expects(data != nullptr || count * out * in == 0, errc::bad_argument, "packed_weights: no data for ", count, " weights [", out, ", ", in, "]");
   }
   /// Read access from write access.
   template <class U>
-    requires std::same_as<U const, T>
-  packed_weights(packed_weights<U> const& w)
+  requires std::same_as<U const, T> packed_weights(packed_weights<U> const& w)
       : data_(w.data_), count_(w.count_), out_(w.out_), in_(w.in_), padded_in_(w.padded_in_), matrix_size_(w.matrix_size_) {}
   /// Outputs [begin, end) of each weight, or inputs; begin is a multiple of 32.
   packed_weights outputs(index_t begin, index_t end) const {
@@ -64,16 +63,21 @@ class packed_weights {
     return D == 0 ? count_ : D == 1 ? out_ : in_;
   }
   index_t panel_size() const { return padded_in_ * layout::columns; }  ///< elements from one panel to the next
-  index_t matrix_size() const { return matrix_size_; }                  ///< elements from one weight to the next
+  index_t matrix_size() const { return matrix_size_; }                 ///< elements from one weight to the next
   T* matrix(index_t e) const { return data_ + e * matrix_size_; }
   T& operator()(index_t e, index_t o, index_t i) const { return matrix(e)[layout::offset(out_, padded_in_, o, i)]; }
 
  private:
   template <class>
   friend class packed_weights;
+  /// Throws where the size of a weight would not fit 64 bits.
+  static index_t checked(index_t out, index_t in) {
+    detail::elements(detail::chunks(out, layout::columns), layout::columns, in, 2);
+    return in;
+  }
   static void check_part(char const* what, index_t begin, index_t end, index_t n) {
-    expects(begin >= 0 && begin % layout::columns == 0 && begin <= end && end <= n, errc::bad_argument, "packed_weights: ", what, " [", begin, ", ", end,
-            ") of ", n, ", the first must be a multiple of ", layout::columns);
+    expects(begin >= 0 && begin % layout::columns == 0 && begin <= end && end <= n, errc::bad_argument, "packed_weights: ", what, " [", begin, ", ",
+            end, ") of ", n, ", the first must be a multiple of ", layout::columns);
   }
   T* data_ = nullptr;
   index_t count_ = 0, out_ = 0, in_ = 0, padded_in_ = 0, matrix_size_ = 0;

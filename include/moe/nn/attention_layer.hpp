@@ -21,7 +21,8 @@ struct attention_layer : layer_base {
   static_assert(C.d_model >= 1 && C.heads >= 1, "moe::nn::attention_layer: d_model and heads must be at least 1");
   static_assert(C.d_head > 0 || C.d_model % C.heads == 0, "moe::nn::attention_layer: heads must divide d_model, or d_head be given");
   static constexpr std::string_view name = "attention";
-  static constexpr int d_model = C.d_model, heads = C.heads, kv_heads = C.kv_heads > 0 ? C.kv_heads : C.heads, d_head = C.d_head > 0 ? C.d_head : C.d_model / C.heads;
+  static constexpr int d_model = C.d_model, heads = C.heads, kv_heads = C.kv_heads > 0 ? C.kv_heads : C.heads,
+                       d_head = C.d_head > 0 ? C.d_head : C.d_model / C.heads;
   static constexpr index_t q_width = index_t{heads} * d_head, kv_width = index_t{kv_heads} * d_head, qkv_width = q_width + 2 * kv_width;
   static constexpr attention_shape shape{.heads = heads, .kv_heads = kv_heads, .d_head = d_head};
   static constexpr rope_config rotation{.d_head = d_head, .base = C.rope_base};
@@ -87,11 +88,13 @@ struct attention_layer : layer_base {
   }
 
   template <class S, class T>
-  static void backward(S const& space, T const* w, accumulator<T>* g, matrix_view<T const> d_y, matrix_view<T> d_x, sequence_shape n, activations<T>& a, double, arena& scratch) {
+  static void backward(S const& space, T const* w, accumulator<T>* g, matrix_view<T const> d_y, matrix_view<T> d_x, sequence_shape n,
+                       activations<T>& a, double, arena& scratch) {
     arena::scope const scope(scratch);
     auto const d_o = scratch.mat<T>(n.tokens(), q_width), d_qkv = scratch.mat<T>(n.tokens(), qkv_width);
     linear_backward<T>(space, a.o, parameters.template at<1>(space, w), d_y, d_o, parameters.template at<1>(space, g), scratch);
-    attention_backward<shape>(space, q_of(a.qkv), k_of(a.qkv), v_of(a.qkv), a.o, a.lse, d_o, n.length, q_of(d_qkv), k_of(d_qkv), v_of(d_qkv), scratch);
+    attention_backward<shape>(space, q_of(a.qkv), k_of(a.qkv), v_of(a.qkv), a.o, a.lse, d_o, n.length, q_of(d_qkv), k_of(d_qkv), v_of(d_qkv),
+                              scratch);
     rope_backward<rotation>(space, q_of(d_qkv), a.table, consecutive{0, n.length});
     rope_backward<rotation>(space, k_of(d_qkv), a.table, consecutive{0, n.length});
     linear_backward<T>(space, a.x, parameters.template at<0>(space, w), d_qkv, d_x, parameters.template at<0>(space, g), scratch);
@@ -126,7 +129,8 @@ struct attention_layer : layer_base {
   }
   template <class T, class S>
   static std::size_t product_bytes(S const& space, index_t rows) {
-    return std::max(linear_scratch_bytes<T>(space, rows, qkv_width, d_model), linear_scratch_bytes<T>(space, rows, d_model, q_width));
+    return std::max(linear_scratch_bytes<T, layout::product>(space, rows, qkv_width, d_model),
+                    linear_scratch_bytes<T, layout::product>(space, rows, d_model, q_width));
   }
 };
 

@@ -101,8 +101,8 @@ inline double count_targets(vector_view<int const> target) {
 
 /// The loss of tokens [begin, end) added to `total`, token by token; leaves their logits or gradients in s.
 template <bool Gradient, class T, class W>
-void cross_entropy_chunk_loss(cpu const& space, matrix_view<T const> x, W const& w, index_t vocab, vector_view<int const> target, accumulator<T> scale,
-                              index_t begin, index_t end, cross_entropy_scratch<T> const& s, double& total, arena& scratch) {
+void cross_entropy_chunk_loss(cpu const& space, matrix_view<T const> x, W const& w, index_t vocab, vector_view<int const> target,
+                              accumulator<T> scale, index_t begin, index_t end, cross_entropy_scratch<T> const& s, double& total, arena& scratch) {
   gemm<gemm_config{.transpose_b = true}>(space, rows_of(x, begin, end), w, s.logits(end - begin, vocab), scratch);
   parallel_for(space, end - begin, 20.0 * static_cast<double>(vocab), [&](index_t i) {
     s.nats.data()[i] = softmax_row<Gradient>(s.padded.row(i), s.gradients.row(i), vocab, s.stride, target.data()[begin + i], scale);
@@ -114,8 +114,8 @@ void cross_entropy_chunk_loss(cpu const& space, matrix_view<T const> x, W const&
 template <class T, class S>
 std::size_t cross_entropy_gemm_bytes(S const& space, index_t chunk, index_t d, index_t vocab) {
   using A = accumulator<T>;
-  return std::max({gemm_scratch_bytes<A>(space, chunk, vocab, d), gemm_scratch_bytes<T>(space, chunk, d, vocab),
-                   gemm_scratch_bytes<A>(space, vocab, d, chunk)});
+  return std::max(
+      {gemm_scratch_bytes<A>(space, chunk, vocab, d), gemm_scratch_bytes<T>(space, chunk, d, vocab), gemm_scratch_bytes<A>(space, vocab, d, chunk)});
 }
 }  // namespace detail
 
@@ -125,7 +125,8 @@ std::size_t cross_entropy_scratch_bytes(cpu const& space, index_t tokens, index_
   arena measure;
   detail::cross_entropy_scratch<T>(measure, tokens, vocab);
   index_t const chunk = std::min(tokens, detail::cross_entropy_chunk);
-  return measure.peak() + std::max(detail::cross_entropy_gemm_bytes<T>(space, chunk, d, vocab), packed_gemm_scratch_bytes<T>(space, 1, chunk, vocab, d));
+  return measure.peak() +
+         std::max(detail::cross_entropy_gemm_bytes<T>(space, chunk, d, vocab), packed_gemm_scratch_bytes<T>(space, 1, chunk, vocab, d));
 }
 
 namespace detail {

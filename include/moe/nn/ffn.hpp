@@ -87,8 +87,8 @@ struct ffn : layer_base {
   }
 
   template <class S, class T>
-  static void backward(S const& space, T const* w, accumulator<T>* g, matrix_view<T const> d_y, matrix_view<T> d_x, sequence_shape n, activations<T>& a, double,
-                       arena& scratch) {
+  static void backward(S const& space, T const* w, accumulator<T>* g, matrix_view<T const> d_y, matrix_view<T> d_x, sequence_shape n,
+                       activations<T>& a, double, arena& scratch) {
     arena::scope const scope(scratch);
     auto const h = scratch.mat<T>(n.tokens(), width), d_h = scratch.mat<T>(n.tokens(), width), d_pre = scratch.mat<T>(n.tokens(), pre_width);
     detail::activate<C.activation, S, T>(space, a.pre, h);
@@ -108,7 +108,8 @@ struct ffn : layer_base {
   }
   template <class T, class S>
   static std::size_t gemm_bytes(S const& space, index_t rows) {
-    return std::max(linear_scratch_bytes<T>(space, rows, pre_width, d_model), linear_scratch_bytes<T>(space, rows, d_model, width));
+    return std::max(linear_scratch_bytes<T, layout::product>(space, rows, pre_width, d_model),
+                    linear_scratch_bytes<T, layout::product>(space, rows, d_model, width));
   }
 };
 

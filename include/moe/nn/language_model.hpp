@@ -61,8 +61,8 @@ struct language_model {
     typename Body::template activations<T> inner;
     template <class S>
     activations(S const& space, arena& a, sequence_shape n)
-        : x(a.mat<T>(n.tokens(), d_model)), y(a.mat<T>(n.tokens(), d_model)), normed(a.mat<T>(n.tokens(), d_model)), rstd(a.vec<accumulator<T>>(n.tokens())),
-          loss(a.vec<double>(2)), inner(space, a, n) {}
+        : x(a.mat<T>(n.tokens(), d_model)), y(a.mat<T>(n.tokens(), d_model)), normed(a.mat<T>(n.tokens(), d_model)),
+          rstd(a.vec<accumulator<T>>(n.tokens())), loss(a.vec<double>(2)), inner(space, a, n) {}
   };
   template <class T>
   struct state {
@@ -81,7 +81,8 @@ struct language_model {
   template <class T, class S>
   static std::size_t logits_scratch_bytes(S const& space, index_t rows, index_t capacity) {
     return detail::measured([&](arena& a) { a.mat<T>(rows, d_model), a.mat<T>(rows, d_model), a.vec<accumulator<T>>(rows); }) +
-           std::max(Body::template extend_scratch_bytes<T>(space, rows, capacity), linear_scratch_bytes<T, tied ? layout::row_major : layout::product>(space, rows, vocab, d_model));
+           std::max(Body::template extend_scratch_bytes<T>(space, rows, capacity), linear_scratch_bytes < T,
+                    tied ? layout::row_major : layout::product > (space, rows, vocab, d_model));
   }
 
   /// Sums over the batch; `cross_entropy_sum` in nats over the `targets` that are not negative; balance and z summed over the mixture-of-experts layers.
@@ -101,13 +102,14 @@ struct language_model {
 
   /// Forward and backward: g += scale * d(mean cross-entropy + balance + z) / d w. losses_of fetches the loss.
   template <class S, class T>
-  static void loss_and_gradient(S const& space, T const* w, accumulator<T>* g, in<int, dyn> token, in<int, dyn> target, sequence_shape n, activations<T>& a, arena& scratch,
-                                  double scale = 1) {
+  static void loss_and_gradient(S const& space, T const* w, accumulator<T>* g, in<int, dyn> token, in<int, dyn> target, sequence_shape n,
+                                activations<T>& a, arena& scratch, double scale = 1) {
     check(token, target, n);
     run_body(space, w, token, n, a, scratch);
     arena::scope const scope(scratch);
     auto const d = scratch.mat<T>(n.tokens(), d_model), e = scratch.mat<T>(n.tokens(), d_model);
-    cross_entropy<cross_entropy_config{.mean = true}>(space, a.normed, head(space, w), target, static_cast<accumulator<T>>(scale), a.loss, d, head(space, g), scratch);
+    cross_entropy<cross_entropy_config{.mean = true}>(space, a.normed, head(space, w), target, static_cast<accumulator<T>>(scale), a.loss, d,
+                                                      head(space, g), scratch);
     auto const d_norm = norm_parameters.template at<0>(space, detail::past(g, norm_offset));
     rms_norm_backward(space, d, a.y, norm_parameters.template at<0>(space, detail::past(w, norm_offset)), a.rstd, e, d_norm, scratch);
     Body::backward(space, detail::past(w, body_offset), detail::past(g, body_offset), matrix_view<T const>(e), d, n, a.inner, scale, scratch);
@@ -138,7 +140,8 @@ struct language_model {
   static void logits(S const& space, T const* w, in<int, dyn> token, state<T>& s, matrix_view<accumulator<T>> out, arena& scratch) {
     index_t const rows = token.template extent<0>();
     moe::detail::check_matrix("language_model", "out", out, rows, vocab);
-    expects(s.position + rows <= s.capacity, errc::shape_mismatch, "language_model: ", rows, " tokens after ", s.position, " exceed the state's capacity of ", s.capacity);
+    expects(s.position + rows <= s.capacity, errc::shape_mismatch, "language_model: ", rows, " tokens after ", s.position,
+            " exceed the state's capacity of ", s.capacity);
     if (rows == 0) return;
     arena::scope const scope(scratch);
     auto const x = scratch.mat<T>(rows, d_model), y = scratch.mat<T>(rows, d_model);
@@ -168,8 +171,10 @@ struct language_model {
  private:
   static void check(in<int, dyn> token, in<int, dyn> target, sequence_shape n) {
     expects(n.sequences >= 0 && n.length >= 0, errc::bad_argument, "language_model: ", n.sequences, " sequences of ", n.length, " tokens");
-    expects(token.template extent<0>() == n.tokens(), errc::shape_mismatch, "language_model: ", token.template extent<0>(), " tokens, the shape needs ", n.tokens());
-    expects(target.template extent<0>() == n.tokens(), errc::shape_mismatch, "language_model: ", target.template extent<0>(), " targets, the shape needs ", n.tokens());
+    expects(token.template extent<0>() == n.tokens(), errc::shape_mismatch, "language_model: ", token.template extent<0>(),
+            " tokens, the shape needs ", n.tokens());
+    expects(target.template extent<0>() == n.tokens(), errc::shape_mismatch, "language_model: ", target.template extent<0>(),
+            " targets, the shape needs ", n.tokens());
   }
   template <class S, class T>
   static auto head(S const& space, T* w) {

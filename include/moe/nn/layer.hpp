@@ -88,7 +88,8 @@ concept named_layer_type = layer_type<L> && requires {
 template <class L, class Space, class T>
 concept layer_in = layer_type<L> && execution_space<Space> &&
     requires(Space const& space, arena& memory, sequence_shape shape, index_t n, T const* w, accumulator<T>* g, matrix_view<T const> in,
-             matrix_view<T> out, double scale, typename L::template activations<T>& activations, typename L::template state<T>& state, detail::any_visitor f) {
+             matrix_view<T> out, double scale, typename L::template activations<T>& activations, typename L::template state<T>& state,
+             detail::any_visitor f) {
   requires std::constructible_from<typename L::template activations<T>, Space const&, arena&, sequence_shape>;
   requires std::constructible_from<typename L::template state<T>, Space const&, arena&, index_t>;
   { L::template scratch_bytes<T>(space, shape) } -> std::same_as<std::size_t>;

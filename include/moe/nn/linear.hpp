@@ -18,7 +18,7 @@ void linear_backward(S const& space, matrix_view<T const> x, W const& w, matrix_
   gemm<gemm_config{.accumulate = Accumulate}>(space, d_y, w, d_x, scratch);
 }
 /// Scratch of linear and linear_backward for a weight [out, in] of layout::product and `rows` rows, or, as Order says, for a row-major one.
-template <class T, layout Order = layout::product, class S>
+template <class T, layout Order, class S>
 std::size_t linear_scratch_bytes(S const& space, index_t rows, index_t out, index_t in_columns) {
   using A = accumulator<T>;
   if constexpr (keeps_panels<S> && Order == layout::product) return packed_gemm_scratch_bytes<T>(space, 1, rows, out, in_columns);

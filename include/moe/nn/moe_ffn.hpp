@@ -11,13 +11,13 @@ namespace moe::inline MOE_ISA::nn {
 
 struct moe_ffn_config {
   int d_model = 0;
-  int d_ff = 0;          ///< width of an expert before it is split: granularity G makes G experts of width d_ff / G out of it
-  int experts = 8;       ///< before the split: the layer has experts * granularity of them
+  int d_ff = 0;     ///< width of an expert before it is split: granularity G makes G experts of width d_ff / G out of it
+  int experts = 8;  ///< before the split: the layer has experts * granularity of them
   int granularity = 1;
-  int k = 0;             ///< experts per token; 0: granularity, so that the active parameters do not depend on it
+  int k = 0;                ///< experts per token; 0: granularity, so that the active parameters do not depend on it
   bool renormalise = true;  ///< combine weights: softmax over the chosen logits (true), or the chosen entries of the softmax over all
   activation_kind activation = activation_kind::swiglu;
-  int shared_experts = 0;   ///< of width d_ff / G, used by every token
+  int shared_experts = 0;      ///< of width d_ff / G, used by every token
   double capacity_factor = 0;  ///< an expert takes at most ceil(factor * k * tokens / experts) choices, in order; 0: all (dropless)
   balance_config losses = {};  ///< coefficients of the balance loss and of the z-loss
   double output_gain = 1;      ///< multiplies the initial standard deviation of the output weights, 1 / sqrt(width)
@@ -39,7 +39,8 @@ struct moe_ffn : layer_base {
   static constexpr std::string_view name = "ffn";
   static constexpr int d_model = C.d_model;
   static constexpr int k = Router::k;
-  static constexpr index_t experts = index_t{C.experts} * C.granularity, width = C.d_ff / C.granularity, pre_width = detail::input_matrices(C.activation) * width;
+  static constexpr index_t experts = index_t{C.experts} * C.granularity, width = C.d_ff / C.granularity,
+                           pre_width = detail::input_matrices(C.activation) * width;
   static_assert(k <= experts, "moe::nn::moe_ffn: k must not exceed the number of experts, experts * granularity");
 
   static constexpr auto parameters =
@@ -47,7 +48,9 @@ struct moe_ffn : layer_base {
                      product_weight<experts, pre_width, d_model>{"experts.in.weight", parameter_group::expert, scaled_normal(d_model)},
                      product_weight<experts, d_model, width>{"experts.out.weight", parameter_group::expert, scaled_normal(width, C.output_gain)});
   static constexpr bool has_shared = C.shared_experts > 0;
-  using shared = ffn<ffn_config{.d_model = C.d_model, .d_ff = has_shared ? C.shared_experts * static_cast<int>(width) : 1, .activation = C.activation,
+  using shared = ffn<ffn_config{.d_model = C.d_model,
+                                .d_ff = has_shared ? C.shared_experts* static_cast<int>(width) : 1,
+                                .activation = C.activation,
                                 .output_gain = C.output_gain}>;
   static constexpr index_t parameter_count = parameters.size + (has_shared ? shared::parameter_count : 0);
 
@@ -62,21 +65,23 @@ struct moe_ffn : layer_base {
   static constexpr double flops_per_token(index_t) { return 2.0 * active_parameters(); }
   /// Choices an expert takes of `tokens` tokens; 0: all.
   static index_t capacity(index_t tokens) {
-    return C.capacity_factor == 0 ? 0 : std::max<index_t>(1, static_cast<index_t>(std::ceil(C.capacity_factor * k * static_cast<double>(tokens) / experts)));
+    return C.capacity_factor == 0
+               ? 0
+               : std::max<index_t>(1, static_cast<index_t>(std::ceil(C.capacity_factor * k * static_cast<double>(tokens) / experts)));
   }
 
   /// The result of routing: everything that losses, reports and backward ask about it.
   template <class T>
   struct routing {
-    using A = accumulator<T>;           // logits and what is made of them are never rounded to bf16
-    matrix_view<A> logits;              // [tokens, experts]
-    tensor<A, dyn, k> weight;           // [tokens, k]
-    tensor<int, dyn, k> expert;         // [tokens, k]
+    using A = accumulator<T>;    // logits and what is made of them are never rounded to bf16
+    matrix_view<A> logits;       // [tokens, experts]
+    tensor<A, dyn, k> weight;    // [tokens, k]
+    tensor<int, dyn, k> expert;  // [tokens, k]
     dispatch_plan plan;
-    vector_view<double> losses;         // [2]  balance, z
+    vector_view<double> losses;  // [2]  balance, z
     routing(arena& a, index_t tokens)
-        : logits(a.mat<A>(tokens, experts)), weight(a.mat<A, k>(tokens)), expert(a.mat<int, k>(tokens)), plan(dispatch_plan::take(a, tokens, k, experts)),
-          losses(a.vec<double>(2)) {}
+        : logits(a.mat<A>(tokens, experts)), weight(a.mat<A, k>(tokens)), expert(a.mat<int, k>(tokens)),
+          plan(dispatch_plan::take(a, tokens, k, experts)), losses(a.vec<double>(2)) {}
   };
   template <class T>
   struct activations {
@@ -137,8 +142,8 @@ struct moe_ffn : layer_base {
   }
 
   template <class S, class T>
-  static void backward(S const& space, T const* w, accumulator<T>* g, matrix_view<T const> d_y, matrix_view<T> d_x, sequence_shape n, activations<T>& a,
-                       double scale, arena& scratch) {
+  static void backward(S const& space, T const* w, accumulator<T>* g, matrix_view<T const> d_y, matrix_view<T> d_x, sequence_shape n,
+                       activations<T>& a, double scale, arena& scratch) {
     arena::scope const scope(scratch);
     index_t const tokens = n.tokens();
     auto const d_weight = scratch.mat<accumulator<T>, k>(tokens);
@@ -174,7 +179,8 @@ struct moe_ffn : layer_base {
   }
 
   template <class S, class T>
-  static void run_experts(S const& space, T const* w, matrix_view<T const> x, routing<T> const& r, matrix_view<T> pre, matrix_view<T> y, arena& scratch) {
+  static void run_experts(S const& space, T const* w, matrix_view<T const> x, routing<T> const& r, matrix_view<T> pre, matrix_view<T> y,
+                          arena& scratch) {
     arena::scope const scope(scratch);
     index_t const rows = x.rows() * k;
     auto const h = scratch.mat<T>(rows, width), out = scratch.mat<T>(rows, part<S>);
@@ -196,13 +202,16 @@ struct moe_ffn : layer_base {
     arena::scope const scope(scratch);
     dispatch_plan const& plan = a.routed.plan;
     index_t const rows = a.pre.rows();
-    auto const h = scratch.mat<T>(rows, width), d_h = scratch.mat<T>(rows, width), d_pre = scratch.mat<T>(rows, pre_width), d_rows = scratch.mat<T>(rows, part<S>);
+    auto const h = scratch.mat<T>(rows, width), d_h = scratch.mat<T>(rows, width), d_pre = scratch.mat<T>(rows, pre_width),
+               d_rows = scratch.mat<T>(rows, part<S>);
     grouped_gemm<grouped_gemm_config{.transpose_w = false}>(space, d_y, plan.offsets, parameters.template at<2>(space, w), d_h, scratch, plan.token);
     detail::activate<C.activation, S, T>(space, a.pre, h);
     weigh_rows<T>(space, plan.slot, a.routed.weight, h, d_h, d_weight);
-    grouped_gemm_weight_gradient<weight_gradient_config{.accumulate = true}>(space, d_y, h, plan.offsets, parameters.template at<2>(space, g), scratch, plan.token);
+    grouped_gemm_weight_gradient<weight_gradient_config{.accumulate = true}>(space, d_y, h, plan.offsets, parameters.template at<2>(space, g),
+                                                                             scratch, plan.token);
     detail::activate_backward<C.activation, S, T>(space, a.pre, d_h, d_pre);
-    grouped_gemm_weight_gradient<weight_gradient_config{.accumulate = true}>(space, d_pre, a.x, plan.offsets, parameters.template at<1>(space, g), scratch, {}, plan.token);
+    grouped_gemm_weight_gradient<weight_gradient_config{.accumulate = true}>(space, d_pre, a.x, plan.offsets, parameters.template at<1>(space, g),
+                                                                             scratch, {}, plan.token);
     constexpr grouped_gemm_config input_gradient{.transpose_w = false};
     auto const up = parameters.template at<1>(space, w);
     for_each_part<S>([&](index_t begin, index_t end) {
@@ -231,9 +240,10 @@ struct moe_ffn : layer_base {
   template <class T, class S>
   static std::size_t operator_bytes(S const& space, index_t tokens) {
     index_t const rows = tokens * k;
-    return std::max({linear_scratch_bytes<T>(space, tokens, experts, d_model), grouped_linear_scratch_bytes<T>(space, experts, rows, pre_width, d_model),
-                     grouped_linear_scratch_bytes<T>(space, experts, rows, d_model, width),
-                     make_dispatch_scratch_bytes(space, tokens, experts), balance_losses_scratch_bytes<accumulator<T>>(space, tokens, experts),
+    return std::max({linear_scratch_bytes<T, layout::product>(space, tokens, experts, d_model),
+                     grouped_linear_scratch_bytes<T>(space, experts, rows, pre_width, d_model),
+                     grouped_linear_scratch_bytes<T>(space, experts, rows, d_model, width), make_dispatch_scratch_bytes(space, tokens, experts),
+                     balance_losses_scratch_bytes<accumulator<T>>(space, tokens, experts),
                      balance_losses_backward_scratch_bytes<accumulator<T>>(space, experts)});
   }
 };

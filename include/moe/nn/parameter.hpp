@@ -70,13 +70,14 @@ struct parameter_info {
     if (!in_panels) return offset + (n * rows + r) * columns + c;
     return offset + n * panel_layout<T>::size(rows, columns) + panel_layout<T>::offset(rows, columns, r, c);
   }
-  /// Copies between the buffer's order (at the model's first element) and plain row-major order, as files have it.
+  /// Copies between the buffer's order (at the model's first element) and plain row-major order, as files have it. The padding of panels becomes 0.
   template <class T>
   void to_plain(T const* model, T* plain) const {
     each<T>([&](index_t from, index_t to) { plain[to] = model[from]; });
   }
   template <class T>
   void from_plain(T const* plain, T* model) const {
+    if (in_panels) std::fill_n(model + offset, size, T(0.0f));
     each<T>([&](index_t to, index_t from) { model[to] = plain[from]; });
   }
 
@@ -107,7 +108,8 @@ struct parameter_list {
   void for_each(std::string const& prefix, index_t first, F const& f) const {
     std::apply(
         [&](P const&... p) {
-          ((f(parameter_info{prefix + std::string(p.name), p.group, p.init, first, P::size, P::count, P::rows, P::columns, P::order == layout::product}),
+          ((f(parameter_info{prefix + std::string(p.name), p.group, p.init, first, P::size, P::count, P::rows, P::columns,
+                             P::order == layout::product}),
             first += P::size),
            ...);
         },
@@ -126,7 +128,8 @@ struct parameter_list {
   }
 };
 
-/// All parameters of a model or layer, in the order of the buffer, as they lie in memory of the space.
+/// All parameters of a model or layer, in the order of the buffer, as they lie in memory of the space: say which one, if it is not the CPU, or weights
+/// come out in another order than its products read.
 template <class M, class Space = cpu>
 std::vector<parameter_info> parameters_of() {
   std::vector<parameter_info> all;
@@ -138,7 +141,7 @@ std::vector<parameter_info> parameters_of() {
 }
 
 /// Fills the model's buffer [M::parameter_count]. A value depends on the seed, the parameter's place in the list and the element's plain index alone, so it
-/// does not depend on layout, space or type (but for rounding). Padding becomes 0.
+/// does not depend on layout, space or type (but for rounding). Padding becomes 0. w is memory of the host, in the order that `Space` reads.
 template <class M, class Space = cpu, class T>
 void initialise(T* w, std::uint64_t seed) {
   std::fill_n(w, M::parameter_count, T(0.0f));

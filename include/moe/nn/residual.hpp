@@ -52,8 +52,8 @@ struct residual {
   }
 
   template <class S, class T>
-  static void backward(S const& space, T const* w, accumulator<T>* g, matrix_view<T const> d_y, matrix_view<T> d_x, sequence_shape n, activations<T>& a, double scale,
-                       arena& scratch) {
+  static void backward(S const& space, T const* w, accumulator<T>* g, matrix_view<T const> d_y, matrix_view<T> d_x, sequence_shape n,
+                       activations<T>& a, double scale, arena& scratch) {
     arena::scope const scope(scratch);
     auto const d_normed = scratch.mat<T>(n.tokens(), d_model);
     L::backward(space, detail::past(w, parameters.size), detail::past(g, parameters.size), d_y, d_normed, n, a.inner, scale, scratch);

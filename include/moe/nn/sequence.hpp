@@ -60,8 +60,8 @@ struct chain {
   }
 
   template <class S, class T>
-  static void backward(S const& space, T const* w, accumulator<T>* g, matrix_view<T const> d_y, matrix_view<T> d_x, sequence_shape n, activations<T>& a, double scale,
-                       arena& scratch) {
+  static void backward(S const& space, T const* w, accumulator<T>* g, matrix_view<T const> d_y, matrix_view<T> d_x, sequence_shape n,
+                       activations<T>& a, double scale, arena& scratch) {
     arena::scope const scope(scratch);
     matrix_view<T> const buffers[2] = {scratch.mat<T>(n.tokens(), d_model), scratch.mat<T>(n.tokens(), d_model)};
     w = past(w, parameter_count), g = past(g, parameter_count);
@@ -94,7 +94,8 @@ struct chain {
  protected:
   template <class F>
   static void each(F const& f) {
-    [&]<int... I>(std::integer_sequence<int, I...>) { (f.template operator()<I>(), ...); }(std::make_integer_sequence<int, N>());
+    [&]<int... I>(std::integer_sequence<int, I...>) { (f.template operator()<I>(), ...); }
+    (std::make_integer_sequence<int, N>());
   }
 
  private:

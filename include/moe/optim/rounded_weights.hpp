@@ -14,7 +14,8 @@ inline void round_span(cpu const& space, bf16_layout layout, float const* w, bf1
 /// Other spaces multiply row-major weights.
 template <class Space>
 void round_span(Space const& space, bf16_layout layout, float const* w, bf16* rounded, index_t n) {
-  expects(layout == bf16_layout::plain, errc::bad_argument, "round_weights: a span is to be rounded in pairs of rows, which the products of this space do not read");
+  expects(layout == bf16_layout::plain, errc::bad_argument,
+          "round_weights: a span is to be rounded in pairs of rows, which the products of this space do not read");
   index_t const columns = n % 16 == 0 ? 16 : n;
   if (n > 0) convert<float>(space, mat(w, n / columns, columns), mat(rounded, n / columns, columns));
 }

@@ -2,8 +2,8 @@
 #include <cmath>
 #include <limits>
 
-#include <moe/core/buffer.hpp>
 #include <moe/attention/detail/block.hpp>
+#include <moe/core/buffer.hpp>
 
 namespace moe::inline MOE_ISA::detail {
 

@@ -39,7 +39,8 @@ struct panel_factor {
     return {reinterpret_cast<char const*>(data + column / panel_columns * panel_size + k0 * panel_columns), 2 * alignment, 0};
   }
   typename Step::lane const* ready(index_t column, index_t k) const {
-    if constexpr (panels_are_lanes<Step, T>) return reinterpret_cast<typename Step::lane const*>(data + column / panel_columns * panel_size + k * panel_columns);
+    if constexpr (panels_are_lanes<Step, T>)
+      return reinterpret_cast<typename Step::lane const*>(data + column / panel_columns * panel_size + k * panel_columns);
     else return nullptr;
   }
   /// bf16 pairs for a chain: the even and the odd elements become floats.
@@ -110,7 +111,7 @@ struct turned_factor {
         }
     }
   }
-  typedef std::uint16_t halves __attribute__((vector_size(vector_bytes)));
+  typedef std::uint16_t all_halves __attribute__((vector_size(vector_bytes)));
   /// Halves First, First + 1, ... of both, one beside the other.
   template <int First>
   static MOE_INLINE simd<float> interleave(simd<float> even, simd<float> odd) {
@@ -119,7 +120,7 @@ struct turned_factor {
   template <int First, int... I>
   static MOE_INLINE simd<float> interleave(simd<float> even, simd<float> odd, std::integer_sequence<int, I...>) {
     constexpr int width = 2 * simd<float>::width;
-    halves const a = __builtin_bit_cast(halves, even.v), b = __builtin_bit_cast(halves, odd.v);
+    all_halves const a = __builtin_bit_cast(all_halves, even.v), b = __builtin_bit_cast(all_halves, odd.v);
     return {__builtin_bit_cast(simd<float>::native, shuffled<(I % 2 * width + First + I / 2)...>(a, b))};
   }
 };
