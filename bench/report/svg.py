@@ -69,9 +69,7 @@ def roofline(title, bandwidth, roofs, series):
     canvas.text(20, top + height / 2, "GFLOP/s", 12, "middle", -90)
     start = max(x_low, y_low / bandwidth)
     canvas.line(x_of(start), y_of(start * bandwidth), x_of(roofs[-1][1] / bandwidth), y_of(roofs[-1][1]), "#222", 2)
-    at = start * (roofs[0][1] / bandwidth / start) ** 0.3  # near the low end, below the line: the points are above it, or further up
-    slope = math.degrees(math.atan2(height / math.log(y_high / y_low), width / math.log(x_high / x_low)))
-    canvas.text(x_of(at) + 12, y_of(at * bandwidth) + 14, f"DRAM read {bandwidth / 1e9:.0f} GB/s", 12, "middle", -slope)
+    canvas.text(x_of(2 * start) + 8, top + height - 8, f"\u2190 DRAM read {bandwidth / 1e9:.0f} GB/s", 12)  # at the foot of the line, where no point is
     for name, flops in roofs:
         canvas.line(x_of(flops / bandwidth), y_of(flops), left + width, y_of(flops), "#222", 2)
         canvas.text(left + width + 8, y_of(flops) + 4, f"{name} {flops / 1e9:.0f}", 12)
