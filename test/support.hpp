@@ -188,6 +188,17 @@ void check_direction(char const* name, Loss&& loss, double* x, index_t n, std::v
   CHECK_MESSAGE(std::abs(numeric - expected) <= relative * norm, name << ": derivative along a direction is " << numeric << ", analytic " << expected);
 }
 
+/// The code of the moe::error that f throws; a failure if it throws none.
+template <class F>
+moe::errc code_of(F&& f) {
+  try {
+    f();
+  } catch (moe::error const& e) {
+    return e.code;
+  }
+  FAIL("must throw");
+  return moe::errc{};
+}
 /// The message of the moe::error that f throws; empty if it throws none.
 template <class F>
 std::string error_of(F&& f) {

@@ -86,16 +86,8 @@ TEST_CASE("tensor: what a constructor refuses") {
 }
 
 TEST_CASE("tensor: the codes of its errors") {
-  auto const code_of = [](auto&& f) {
-    try {
-      f();
-    } catch (moe::error const& e) {
-      return e.code;
-    }
-    return moe::errc::cuda;
-  };
-  CHECK(code_of([] { moe::mat(static_cast<float*>(nullptr), 1, 1); }) == moe::errc::bad_argument);
-  CHECK(code_of([] { moe::vec(static_cast<float*>(nullptr), -1); }) == moe::errc::shape_mismatch);
+  CHECK(test::code_of([] { moe::mat(static_cast<float*>(nullptr), 1, 1); }) == moe::errc::bad_argument);
+  CHECK(test::code_of([] { moe::vec(static_cast<float*>(nullptr), -1); }) == moe::errc::shape_mismatch);
 }
 
 TEST_CASE("tensor: default-constructed ones are empty") {

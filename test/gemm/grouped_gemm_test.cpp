@@ -445,27 +445,19 @@ TEST_CASE("grouped_gemm_weight_gradient: wrong arguments are named before anythi
 
 #if !defined(MOE_TEST_CUDA)
 TEST_CASE("grouped_gemm: the codes of its errors; scratch of exactly the stated size is enough") {
-  auto const code_of = [](auto&& f) {
-    try {
-      f();
-    } catch (moe::error const& e) {
-      return e.code;
-    }
-    return moe::errc::cuda;
-  };
   arguments a;
   auto const call = [&](moe::arena& scratch) {
     moe::grouped_gemm<forward>(test::on(), a.x.mat(), a.offsets.vec(), three(a.w, 2), a.y.mat(), scratch);
   };
   moe::buffer const memory(moe::grouped_gemm_scratch_bytes<float>(test::on(), 2, 6, 4));
   moe::arena enough(memory), less(memory.data(), memory.bytes() - moe::alignment);
-  CHECK(code_of([&] { call(less); }) == moe::errc::out_of_memory);
+  CHECK(test::code_of([&] { call(less); }) == moe::errc::out_of_memory);
   for (float v : a.y.values()) CHECK(std::isnan(v));
   CHECK_NOTHROW(call(enough));
   a.offsets(1) = 6;
-  CHECK(code_of([&] { call(enough); }) == moe::errc::bad_argument);
+  CHECK(test::code_of([&] { call(enough); }) == moe::errc::bad_argument);
   a.x = array<float>(5, 3);
-  CHECK(code_of([&] { call(enough); }) == moe::errc::shape_mismatch);
+  CHECK(test::code_of([&] { call(enough); }) == moe::errc::shape_mismatch);
 }
 #endif
 

@@ -533,34 +533,25 @@ TEST_CASE("products of packed weights: wrong arguments are named before anything
   array<index_t> offsets = offsets_of({1, 2}), wrong = offsets_of({1, 1, 1}), late = offsets_of({1, 3});
   test::scratch memory(std::size_t{4} << 20);
   auto scratch = memory.get();
-  auto const code = [](auto&& f) {
-    try {
-      f();
-    } catch (moe::error const& e) {
-      return e.code;
-    }
-    FAIL("must throw");
-    return moe::errc{};
-  };
   auto const by = [&](array<index_t>& o, array<float>& from, array<float>& to) {
     moe::grouped_gemm<forward>(test::on(), from.mat(), o.vec(), two.view(), to.mat(), scratch);
   };
   CHECK(error_of([&] { by(offsets, narrow, y); }) == "grouped_gemm: x has 3 columns, w sums over 4");
   CHECK(error_of([&] { by(offsets, x, narrow); }) == "grouped_gemm: y has 3 columns, w gives 5");
-  CHECK(code([&] { by(wrong, x, y); }) == moe::errc::shape_mismatch);
-  CHECK(code([&] { by(late, x, y); }) == moe::errc::bad_argument);
+  CHECK(test::code_of([&] { by(wrong, x, y); }) == moe::errc::shape_mismatch);
+  CHECK(test::code_of([&] { by(late, x, y); }) == moe::errc::bad_argument);
   auto const gradient_by = [&](array<index_t>& o, array<float>& from) {
     moe::grouped_gemm_weight_gradient(test::on(), y.mat(), from.mat(), o.vec(), d.view(), scratch);
   };
-  CHECK(code([&] { gradient_by(offsets, narrow); }) == moe::errc::shape_mismatch);
-  CHECK(code([&] { gradient_by(late, x); }) == moe::errc::bad_argument);
+  CHECK(test::code_of([&] { gradient_by(offsets, narrow); }) == moe::errc::shape_mismatch);
+  CHECK(test::code_of([&] { gradient_by(late, x); }) == moe::errc::bad_argument);
   constexpr gemm_config transposed{.transpose_b = true}, of_weight{.transpose_a = true};
   CHECK(error_of([&] { moe::gemm<transposed>(test::on(), x.mat(), two.view(), y.mat(), scratch); }) ==
         "gemm: 2 packed weights, needs one (grouped_gemm multiplies several)");
-  CHECK(code([&] { moe::gemm<of_weight>(test::on(), y.mat(), x.mat(), d.view(), scratch); }) == moe::errc::bad_argument);
+  CHECK(test::code_of([&] { moe::gemm<of_weight>(test::on(), y.mat(), x.mat(), d.view(), scratch); }) == moe::errc::bad_argument);
   panels<float> one(w, 1, 5, 4);
-  CHECK(code([&] { moe::gemm<transposed>(test::on(), narrow.mat(), one.view(), y.mat(), scratch); }) == moe::errc::shape_mismatch);
-  CHECK(code([&] { moe::gemm<of_weight>(test::on(), y.mat(), narrow.mat(), one.view(), scratch); }) == moe::errc::shape_mismatch);
+  CHECK(test::code_of([&] { moe::gemm<transposed>(test::on(), narrow.mat(), one.view(), y.mat(), scratch); }) == moe::errc::shape_mismatch);
+  CHECK(test::code_of([&] { moe::gemm<of_weight>(test::on(), y.mat(), narrow.mat(), one.view(), scratch); }) == moe::errc::shape_mismatch);
   for (float v : y.values()) CHECK(v == 2.0f);
   for (float v : d.memory.values()) CHECK(v == 0.0f);
 }

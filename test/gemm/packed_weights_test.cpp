@@ -184,28 +184,19 @@ TEST_CASE_TEMPLATE("pack_weights: into a part, nothing beside it is written", T,
 
 TEST_CASE("packed_weights: wrong arguments are named, and nothing is written") {
   float x = 0;
-  auto const code = [](auto&& f) {
-    try {
-      f();
-    } catch (moe::error const& e) {
-      return e.code;
-    }
-    FAIL("must throw");
-    return moe::errc{};
-  };
   for (extents const e : {extents{-1, 2, 2}, {1, -2, 2}, {1, 2, -2}, {-1, -2, 2}}) {
-    CHECK(code([&] { packed_weights<float>(&x, e.count, e.out, e.in); }) == moe::errc::bad_argument);
-    CHECK(code([&] { packed_weights<bf16>(nullptr, e.count, e.out, e.in); }) == moe::errc::bad_argument);
+    CHECK(test::code_of([&] { packed_weights<float>(&x, e.count, e.out, e.in); }) == moe::errc::bad_argument);
+    CHECK(test::code_of([&] { packed_weights<bf16>(nullptr, e.count, e.out, e.in); }) == moe::errc::bad_argument);
   }
   CHECK(error_of([] { packed_weights<float>(nullptr, 2, 3, 4); }) == "packed_weights: no data for 2 weights [3, 4]");
-  CHECK(code([] { packed_weights<float>(nullptr, 2, 3, 4); }) == moe::errc::bad_argument);
+  CHECK(test::code_of([] { packed_weights<float>(nullptr, 2, 3, 4); }) == moe::errc::bad_argument);
 
   extents const e{2, 3, 4};
   array<float> plain(6, 4), memory = room_for<float>(e);
   plain.normal(1);
   for (extents const other : {extents{1, 3, 4}, {2, 2, 4}, {2, 3, 3}}) {
-    CHECK(code([&] { moe::pack_weights(test::on(), three(plain, other), view(memory, e)); }) == moe::errc::shape_mismatch);
-    CHECK(code([&] { moe::unpack_weights(test::on(), view(memory, e), three(plain, other)); }) == moe::errc::shape_mismatch);
+    CHECK(test::code_of([&] { moe::pack_weights(test::on(), three(plain, other), view(memory, e)); }) == moe::errc::shape_mismatch);
+    CHECK(test::code_of([&] { moe::unpack_weights(test::on(), view(memory, e), three(plain, other)); }) == moe::errc::shape_mismatch);
   }
   CHECK(error_of([&] {
           moe::pack_weights(test::on(), three(plain, {2, 2, 4}), view(memory, e));

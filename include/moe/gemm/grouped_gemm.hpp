@@ -73,6 +73,14 @@ grouped_extents check_weight_gradient(auto const& d_y, auto const& x, in<index_t
   check_line_count(who, "x", gather_x, rows, x.template extent<0>());
   return {experts, rows, n, k};
 }
+/// What grouped_gemm_weight_gradient reads of offsets and indices.
+inline void check_gradient_rows(in<index_t, dyn> offsets, index_t experts, index_t rows, in<int, dyn> gather_d_y, index_t d_y_rows,
+                                in<int, dyn> gather_x, index_t x_rows) {
+  char const* const who = "grouped_gemm_weight_gradient";
+  check_offsets(who, offsets, experts, rows);
+  check_lines(who, "d_y", gather_d_y, offsets(experts), d_y_rows);
+  check_lines(who, "x", gather_x, offsets(experts), x_rows);
+}
 template <class T>
 operand<T> lines_from(in<T, dyn, dyn> x, index_t first, bool transposed, in<int, dyn> gather) {
   if (gather.template extent<0>() > 0) return {x.data(), x.row_stride(), transposed, gather.data() + first};
@@ -133,9 +141,7 @@ void grouped_gemm_weight_gradient(cpu const& space, tensor<T, YR, YC> const& d_y
                                   tensor<TW, E, O, I> const& d_w, arena& scratch, in<int, dyn> gather_d_y = {}, in<int, dyn> gather_x = {}) {
   using S = std::remove_const_t<T>;
   auto const [experts, rows, m, n] = detail::check_weight_gradient<C>(d_y, x, offsets, d_w, gather_d_y, gather_x);
-  detail::check_offsets("grouped_gemm_weight_gradient", offsets, experts, rows);
-  detail::check_lines("grouped_gemm_weight_gradient", "d_y", gather_d_y, offsets(experts), d_y.template extent<0>());
-  detail::check_lines("grouped_gemm_weight_gradient", "x", gather_x, offsets(experts), x.template extent<0>());
+  detail::check_gradient_rows(offsets, experts, rows, gather_d_y, d_y.template extent<0>(), gather_x, x.template extent<0>());
   using step = detail::step_of<C.unit, S, S, TW>;
   auto const product_of = [&, m = m](index_t e) {
     index_t const first = offsets(e), count = offsets(e + 1) - first;
@@ -159,7 +165,8 @@ std::size_t grouped_gemm_weight_gradient_scratch_bytes(cpu const& space, index_t
 }
 
 /// grouped_gemm with weights that lie in panels: where the panels are what the unit reads, nothing of w is copied with transpose_w (bf16 without
-/// the unit dot: it is converted tile by tile); otherwise panels are turned on their way into the cache. The same bits as with plain weights and matrix_unit::automatic.
+/// the unit dot: it is converted tile by tile); otherwise panels are turned on their way into the cache. The same bits as with plain weights and
+/// matrix_unit::automatic.
 ///
 ///   w        [experts, out, in]    in   panel_layout<T>, padding 0
 ///   others   as grouped_gemm; y may be columns of a wider matrix
@@ -192,9 +199,7 @@ requires(!std::same_as<TW, bf16>) void grouped_gemm_weight_gradient(cpu const& s
                                                                     in<int, dyn> gather_x = {}) {
   using S = std::remove_const_t<T>;
   auto const [experts, rows, n, m] = detail::check_weight_gradient<C>(d_y, x, offsets, d_w, gather_d_y, gather_x);
-  detail::check_offsets("grouped_gemm_weight_gradient", offsets, experts, rows);
-  detail::check_lines("grouped_gemm_weight_gradient", "d_y", gather_d_y, offsets(experts), d_y.template extent<0>());
-  detail::check_lines("grouped_gemm_weight_gradient", "x", gather_x, offsets(experts), x.template extent<0>());
+  detail::check_gradient_rows(offsets, experts, rows, gather_d_y, d_y.template extent<0>(), gather_x, x.template extent<0>());
   using step = detail::step_of<C.unit, S, S, TW>;
   auto const product_of = [&, m = m](index_t e) {  // rows of a panel are inputs, its columns outputs
     index_t const first = offsets(e), count = offsets(e + 1) - first;
