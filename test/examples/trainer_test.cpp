@@ -261,7 +261,7 @@ TEST_CASE("trainer: every group has its learning rate and weight decay, and a dr
   c.steps = 100, c.warmup = 10;
   moe::group_schedule const rates = trainer::group_rates(c, p);
   for (auto const g : moe::all_parameter_groups) {
-    bool const decays = g != parameter_group::norm && g != parameter_group::embedding;
+    bool const decays = g != parameter_group::norm && g != parameter_group::embedding && g != parameter_group::ssm_state;
     CHECK(rates.at(g, 5) == moe::group_rate{g == parameter_group::unembedding ? 0.0125 : 0.025, decays ? c.weight_decay : 0});
   }
   test::bigram model, expected;

@@ -80,6 +80,38 @@ TEST_CASE("initialise: values do not depend on order, space or type; padding is 
   CHECK(other[16] != w[16]);
 }
 
+TEST_CASE("initialise: the bits of a normal parameter are those of its seed, place and index, whatever kinds there are") {
+  std::vector<double> w(all_size);
+  initialise<layer>(w.data(), 11);
+  moe::random_stream const random{11, moe::random_purpose::initialisation, 2};
+  for (std::uint64_t i = 0; i < 21; ++i) CHECK(w[16 + experts_size + i] == moe::madd(0.5, random.normal(i), 0.0));
+}
+
+TEST_CASE("initializer: uniform, the logarithm of the column, the bias of a time step") {
+  moe::random_stream const random{3, moe::random_purpose::initialisation, 0};
+  initializer const u = scaled_uniform(16, 2), logs{.kind = initial_kind::log_column},
+                    step{.kind = initial_kind::time_step, .low = 1e-3, .high = 0.1, .floor = 1e-4};
+  CHECK(std::abs(u.high - 0.5) < 1e-15);
+  CHECK(u.low == -u.high);
+  double sum = 0, squares = 0, log_dt = 0, lowest = 1, highest = 0;
+  constexpr int n = 20000;
+  for (std::uint64_t i = 0; i < n; ++i) {
+    double const x = u.value(random, i, 0), dt = std::log1p(std::exp(step.value(random, i, 0)));
+    CHECK((-0.5 <= x && x < 0.5));
+    sum += x, squares += x * x, log_dt += std::log(dt), lowest = std::min(lowest, dt), highest = std::max(highest, dt);
+  }
+  CHECK(std::abs(sum / n) < 0.01);                      // three standard deviations: 0.006
+  CHECK(std::abs(squares / n - 1.0 / 12) < 0.003);      // 0.0016
+  CHECK(std::abs(log_dt / n - std::log(0.01)) < 0.03);  // the middle of ln 0.001 and ln 0.1; 0.028
+  CHECK((lowest >= 0.99999e-3 && lowest < 1.01e-3));
+  CHECK((highest <= 0.100001 && highest > 0.099));
+  for (moe::index_t c : {0, 1, 15}) CHECK(logs.value(random, 7, c) == std::log(static_cast<double>(c + 1)));
+  initializer const floored{.kind = initial_kind::time_step, .low = 1e-6, .high = 2e-6, .floor = 1e-4};
+  CHECK(std::abs(floored.value(random, 0, 0) - (1e-4 + std::log(-std::expm1(-1e-4)))) < 1e-12);
+  initializer const known{.kind = initial_kind::time_step, .low = 0.01, .high = 0.01};
+  CHECK(std::abs(known.value(random, 0, 0) + 4.6001660193) < 1e-9);
+}
+
 TEST_CASE("scaled_normal: one over the square root of the fan-in") {
   for (moe::index_t n : {1, 2, 3, 64, 100, 4096, 1000000}) CHECK(std::abs(scaled_normal(n).std * std::sqrt(static_cast<double>(n)) - 1) < 1e-14);
   CHECK(std::abs(scaled_normal(16, 0.5).std - 0.125) < 1e-15);

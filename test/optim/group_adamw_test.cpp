@@ -165,7 +165,7 @@ TEST_CASE("adamw_by_group: wrong use is refused before anything is changed") {
   CHECK(message({{a_norm, 0, 16, false}, {ffn, 16, 161, true}}) == "adamw_by_group: a span is elements [16, 161) of 160");
   CHECK(contains(message({{a_norm, 0, 16, false}, {ffn, 15, 160, true}}), "a span is elements [15, 160), needs to begin at 16 or later"));
   CHECK(contains(message({{a_norm, 0, 16, false}, {ffn, 20, 18, true}}), "elements [20, 18)"));
-  CHECK(contains(message({{a_norm, 0, 16, false}, {static_cast<parameter_group>(8), 16, 18, true}}), "8 is no group"));
+  CHECK(contains(message({{a_norm, 0, 16, false}, {static_cast<parameter_group>(9), 16, 18, true}}), "9 is no group"));
   CHECK(contains(message(good, nan), "grad_scale"));
   CHECK(contains(message(good, 1, 0), "step is 0"));
   CHECK(contains(message(good, 1, 1, {.beta2 = 1}), "beta2 is 1"));

@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <string_view>
@@ -18,15 +19,46 @@ namespace moe::inline MOE_ISA::nn {
 using moe::name_of;
 using moe::parameter_group;
 
-/// constant + std * N(0, 1).
+/// How the elements of a parameter begin.
+enum class initial_kind {
+  normal,      ///< constant + std * N(0, 1)
+  uniform,     ///< in [low, high)
+  log_column,  ///< ln(c + 1) in column c
+  time_step,   ///< softplus^-1(max(dt, floor)) with ln dt uniform in [ln low, ln high): a bias under which softplus gives such a dt
+};
 struct initializer {
   double std = 0, constant = 0;
+  initial_kind kind = initial_kind::normal;
+  double low = 0, high = 0, floor = 0;
+
+  /// The element with plain index i in column c.
+  double value(random_stream const& random, std::uint64_t i, index_t c) const {
+    switch (kind) {
+      case initial_kind::uniform: return madd(high - low, random.uniform(i), low);
+      case initial_kind::log_column: return std::log(static_cast<double>(c + 1));
+      case initial_kind::time_step: {
+        double const dt = std::max(std::exp(madd(std::log(high / low), random.uniform(i), std::log(low))), floor);
+        return dt + std::log(-std::expm1(-dt));
+      }
+      default: return madd(std, std == 0 ? 0 : random.normal(i), constant);
+    }
+  }
 };
-/// Variance 1 / fan_in.
-constexpr initializer scaled_normal(index_t fan_in, double gain = 1) {
-  double x = static_cast<double>(fan_in), root = x > 1 ? x / 2 : 1;  // a constant expression: std::sqrt is none
+
+namespace detail {
+/// sqrt(n): a constant expression, which std::sqrt is not.
+constexpr double root_of(index_t n) {
+  double x = static_cast<double>(n), root = x > 1 ? x / 2 : 1;
   for (int i = 0; i < 64; ++i) root = 0.5 * (root + x / root);
-  return {.std = gain / root};
+  return root;
+}
+}  // namespace detail
+/// Variance 1 / fan_in.
+constexpr initializer scaled_normal(index_t fan_in, double gain = 1) { return {.std = gain / detail::root_of(fan_in)}; }
+/// In +- gain / sqrt(fan_in).
+constexpr initializer scaled_uniform(index_t fan_in, double gain = 1) {
+  double const bound = gain / detail::root_of(fan_in);
+  return {.kind = initial_kind::uniform, .low = -bound, .high = bound};
 }
 
 /// How the elements of a parameter lie in the model's buffer. Files are always plain, row-major.
@@ -150,8 +182,7 @@ void initialise(T* w, std::uint64_t seed) {
     random_stream const random{seed, random_purpose::initialisation, place++};
     std::vector<T> plain(static_cast<std::size_t>(p.elements()));
     for (std::size_t i = 0; i < plain.size(); ++i) {
-      double const z = p.init.std == 0 ? 0 : random.normal(i);
-      plain[i] = T(madd(p.init.std, z, p.init.constant));
+      plain[i] = T(p.init.value(random, i, static_cast<index_t>(i) % p.columns));
     }
     p.from_plain(plain.data(), w);
   }
