@@ -30,6 +30,10 @@
 #include <moe/attention/attention.hpp>
 #include <moe/attention/rope.hpp>
 
+#include <moe/ssm/selective_scan.hpp>
+#include <moe/ssm/selective_scan_operands.hpp>
+#include <moe/ssm/sequence_rows.hpp>
+
 #include <moe/nn/activation.hpp>
 #include <moe/nn/attention_layer.hpp>
 #include <moe/nn/cross_entropy.hpp>
