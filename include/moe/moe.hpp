@@ -30,6 +30,7 @@
 #include <moe/attention/attention.hpp>
 #include <moe/attention/rope.hpp>
 
+#include <moe/ssm/causal_conv1d.hpp>
 #include <moe/ssm/selective_scan.hpp>
 #include <moe/ssm/selective_scan_operands.hpp>
 #include <moe/ssm/sequence_rows.hpp>

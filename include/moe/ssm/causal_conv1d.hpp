@@ -1,0 +1,126 @@
+#pragma once
+#include <moe/ssm/detail/conv_tiles.hpp>
+
+namespace moe::inline MOE_ISA {
+
+/// width: taps of a channel, at least 1. silu: whether the result goes through silu.
+struct causal_conv1d_config {
+  int width = 4;
+  bool silu = true;
+};
+
+namespace detail {
+template <causal_conv1d_config C>
+void check_conv_state(char const* op, char const* name, auto const& state, index_t sequences, index_t channels) {
+  if (state.data() == nullptr) return;
+  expects(state.template extent<0>() == sequences && state.template extent<1>() == C.width - 1 && state.template extent<2>() == channels,
+          errc::shape_mismatch, op, ": ", name, " is [", state.template extent<0>(), ", ", state.template extent<1>(), ", ",
+          state.template extent<2>(), "], needs [", sequences, ", ", C.width - 1, ", ", channels, "]");
+}
+template <causal_conv1d_config C>
+void check_conv_operands(char const* op, auto const& x, auto const& weight, auto const& bias, sequence_rows const& sequences,
+                         auto const& initial_state) {
+  static_assert(C.width >= 1, "moe::causal_conv1d: causal_conv1d_config::width must be at least 1");
+  index_t const channels = x.template extent<1>();
+  check_matrix(op, "weight", weight, channels, C.width);
+  if (bias.data() != nullptr) check_vector(op, "bias", bias, channels);
+  check_conv_state<C>(op, "initial_state", initial_state, sequences.count, channels);
+}
+template <causal_conv1d_config C>
+void check_conv(auto const& x, auto const& weight, auto const& bias, sequence_rows const& sequences, auto const& initial_state, auto const& y,
+                auto const& final_state) {
+  char const* const op = "causal_conv1d";
+  check_conv_operands<C>(op, x, weight, bias, sequences, initial_state);
+  check_matrix(op, "y", y, x.template extent<0>(), x.template extent<1>());
+  check_conv_state<C>(op, "final_state", final_state, sequences.count, x.template extent<1>());
+}
+template <causal_conv1d_config C>
+void check_conv_backward(auto const& x, auto const& weight, auto const& bias, sequence_rows const& sequences, auto const& initial_state,
+                         auto const& d_y, auto const& d_final_state, auto const& d_x, auto const& d_weight, auto const& d_bias,
+                         auto const& d_initial_state) {
+  char const* const op = "causal_conv1d_backward";
+  index_t const tokens = x.template extent<0>(), channels = x.template extent<1>();
+  check_conv_operands<C>(op, x, weight, bias, sequences, initial_state);
+  check_matrix(op, "d_y", d_y, tokens, channels);
+  check_conv_state<C>(op, "d_final_state", d_final_state, sequences.count, channels);
+  check_matrix(op, "d_x", d_x, tokens, channels);
+  check_matrix(op, "d_weight", d_weight, channels, C.width);
+  if (d_bias.data() != nullptr) check_vector(op, "d_bias", d_bias, channels);
+  check_conv_state<C>(op, "d_initial_state", d_initial_state, sequences.count, channels);
+}
+
+}  // namespace detail
+
+/// Convolution over time, every channel by itself, that looks back only; silu fused:
+///   s[t, c] = bias[c] + sum_k weight[c, k] x[t - (width - 1) + k, c],   y = silu(s) = s / (1 + e^-s), or s itself without config.silu
+/// What stands before the first row of a sequence is its initial state, or zeros.
+///
+///   x              [tokens, channels]                in   the rows of the sequences, one sequence after the other
+///   weight         [channels, width]                 in   tap width - 1 is the token's own
+///   bias           [channels]                        in   or null: none
+///   sequences                                        in   where each sequence lies among the rows
+///   initial_state  [sequences, width - 1, channels]  in   the width - 1 inputs before the sequence, oldest first; or null: zeros
+///   y              [tokens, channels]                out  must not overlap x
+///   final_state    [sequences, width - 1, channels]  out  the last width - 1 inputs, what initial_state is to the rows that follow; or null: not
+///                                                         wanted. May be the very same view as initial_state
+///
+/// Edges   a sequence of no rows hands its state on. A sequence shorter than width - 1 keeps the younger part of its initial state. Zeros before the
+///         first row are multiplied like any input: an infinite weight gives NaN there. A NaN reaches the width rows from its own on, nothing else.
+/// Throws  shape_mismatch if the shapes differ or the sequences do not cover the rows; bad_argument if their offsets descend.
+/// Order   one chain of fused multiply-adds from the bias (or 0) on, k ascending, in accumulator<T>: the same bits for any cut of a sequence into
+///         calls, for a sequence alone as among others, and for any number of threads.
+/// Cost    reads and writes tokens * channels elements; bound by memory. 8 MiB and more are written past the caches.
+/// Source  Gu and Dao 2023, arXiv:2312.00752, figure 3.
+template <causal_conv1d_config C = causal_conv1d_config{}, class T>
+void causal_conv1d(cpu const& space, in<T, dyn, dyn> x, in<T, dyn, C.width> weight, in<T, dyn> bias, sequence_rows sequences,
+                   in<T, dyn, dyn, dyn> initial_state, tensor<T, dyn, dyn> y, std::type_identity_t<tensor<T, dyn, dyn, dyn>> final_state) {
+  detail::check_conv<C>(x, weight, bias, sequences, initial_state, y, final_state);
+  detail::check_sequence_rows("causal_conv1d", space, sequences, x.template extent<0>());
+  detail::conv_forward<C.width, C.silu, T>(space, {x, weight, bias.data(), sequences, initial_state}, y, final_state);
+}
+
+/// Bytes of scratch of causal_conv1d_backward.
+template <causal_conv1d_config C, class T>
+std::size_t causal_conv1d_backward_scratch_bytes(cpu const& /*space*/, index_t tokens, index_t channels, index_t sequences) {
+  arena measure;
+  detail::conv_partials<accumulator<T>>(measure, C.width, tokens, channels, sequences);
+  return measure.peak();
+}
+
+/// Gradients of causal_conv1d. With g[t, c] = d_y[t, c] silu'(s[t, c]) (or d_y itself without config.silu), s being computed again:
+///   d_x[t, c]        = sum_k weight[c, k] g[t + (width - 1) - k, c], over the rows of the sequence, plus d_final_state where the row is part of it
+///   d_weight[c, k] += sum_t g[t, c] x[t - (width - 1) + k, c],   d_bias[c] += sum_t g[t, c]
+///
+///   x, weight, bias, sequences, initial_state        in      as in the forward
+///   d_y              [tokens, channels]              in
+///   d_final_state    [sequences, width - 1, channels] in     or null: zeros
+///   d_x              [tokens, channels]              out     overwritten; must not overlap x or d_y
+///   d_weight         [channels, width]               in/out  added to; accumulator<T>
+///   d_bias           [channels]                      in/out  added to; accumulator<T>; or null: not wanted
+///   d_initial_state  [sequences, width - 1, channels] out    overwritten; or null: not wanted. May be the very same view as d_final_state
+///
+/// Edges   a sequence of no rows hands d_final_state on.
+/// Throws  as the forward; out_of_memory if scratch holds less than causal_conv1d_backward_scratch_bytes.
+/// Order   d_x, d_initial_state: one chain from d_final_state (or 0) on, rows ascending, which is k descending. d_weight, d_bias: chunks of 64 rows
+///         of a sequence (of the multiple of 64 that holds width - 1 rows), rows ascending within one; the chunks of a sequence ascending; then the
+///         sums of the sequences, one after the other, are added to what was there. So packed sequences give the bits of one call per sequence.
+/// Cost    reads 2 tokens * channels elements, writes tokens * channels; bound by memory.
+template <causal_conv1d_config C = causal_conv1d_config{}, class T>
+void causal_conv1d_backward(cpu const& space, in<T, dyn, dyn> x, in<T, dyn, C.width> weight, in<T, dyn> bias, sequence_rows sequences,
+                            in<T, dyn, dyn, dyn> initial_state, in<T, dyn, dyn> d_y, in<T, dyn, dyn, dyn> d_final_state, tensor<T, dyn, dyn> d_x,
+                            std::type_identity_t<tensor<accumulator<T>, dyn, C.width>> d_weight,
+                            std::type_identity_t<tensor<accumulator<T>, dyn>> d_bias, std::type_identity_t<tensor<T, dyn, dyn, dyn>> d_initial_state,
+                            arena& scratch) {
+  char const* const op = "causal_conv1d_backward";
+  detail::check_conv_backward<C>(x, weight, bias, sequences, initial_state, d_y, d_final_state, d_x, d_weight, d_bias, d_initial_state);
+  index_t const tokens = x.template extent<0>(), channels = x.template extent<1>();
+  detail::check_sequence_rows(op, space, sequences, tokens);
+  detail::check_scratch(op, scratch, causal_conv1d_backward_scratch_bytes<C, T>(space, tokens, channels, sequences.count));
+  arena::scope const scope(scratch);
+  auto const partials = detail::conv_partials<accumulator<T>>(scratch, C.width, tokens, channels, sequences.count);
+  detail::conv_operands<C.width, T> const operands{x, weight, bias.data(), sequences, initial_state};
+  detail::conv_backward<C.silu>(space, operands, detail::conv_gradients<T>{d_y, d_final_state, d_x, d_initial_state}, partials);
+  detail::conv_add_partials<C.width>(space, sequences, partials, d_weight, d_bias);
+}
+
+}  // namespace moe::inline MOE_ISA
