@@ -505,14 +505,12 @@ TEST_CASE_TEMPLATE("products of packed weights: exactly the stated scratch is en
       CHECK(all % moe::alignment == 0);
       bool const staged = std::is_same_v<T, bf16>;
       using step = moe::detail::step_of<matrix_unit::automatic, T, T, T>;
-      using turned = moe::detail::packed_factor<step, T, false>;
-      using direct = moe::detail::packed_factor<step, T, true>;
       refused(
           "grouped_gemm", [&](moe::arena& s) { moe::grouped_gemm<forward>(space, x.mat(), offsets.vec(), p.view(), y.mat(), s); }, y,
-          bytes_of({1, out, moe::detail::turned_lanes<direct>(1, rows, out, in)}, staged));
+          bytes_of({1, out, moe::detail::copied_lanes<step, T>(1, rows, out, in)}, staged));
       refused(
           "grouped_gemm", [&](moe::arena& s) { moe::grouped_gemm<backward>(space, y.mat(), offsets.vec(), p.view(), x.mat(), s); }, x,
-          bytes_of({1, in, moe::detail::turned_lanes<turned>(1, rows, in, out)}, staged));
+          moe::detail::turned_scratch_bytes<TW>(space, {1, in, out}));
       refused(
           "grouped_gemm_weight_gradient",
           [&](moe::arena& s) { moe::grouped_gemm_weight_gradient<overwrite>(space, y.mat(), x.mat(), offsets.vec(), d.view(), s); }, d.memory,

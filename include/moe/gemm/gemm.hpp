@@ -1,6 +1,7 @@
 #pragma once
 #include <moe/core/space.hpp>
 #include <moe/gemm/detail/product.hpp>
+#include <moe/gemm/detail/turned_product.hpp>
 
 namespace moe::inline MOE_ISA {
 
@@ -113,8 +114,8 @@ void gemm(cpu const& space, MA const& a, MB const& b, tensor<TC, M, N> const& c,
 }
 
 /// The product with one weight w [out, in] that lies in panels:  c = a w^T with transpose_b, c = a w without.
-/// Where the panels are what the unit reads, nothing of w is copied with transpose_b (bf16 without the unit dot: it is converted tile by tile); otherwise
-/// panels are turned on their way into the cache. The same bits as with a plain w.
+/// Where the panels are what the unit reads, nothing of w is packed with transpose_b (bf16 without the unit dot: it is converted tile by tile); without,
+/// rows of a take the place of w in vectors, and elements of w are broadcast from a copy of a few inputs at a time. The same bits as with a plain w.
 ///
 /// Throws  as gemm, for scratch of packed_gemm_scratch_bytes where a and w are of one type and the unit is automatic, and of
 ///         gemm_scratch_bytes in any case; bad_argument if w is not exactly one weight.
@@ -125,11 +126,16 @@ void gemm(cpu const& space, MA const& a, packed_weights<TB> w, tensor<TC, M, N> 
   static_assert(std::same_as<T, bf16> || std::same_as<T, accumulator<TC>>, "moe::gemm: a packed weight is bf16, or of the type that sums have");
   using TA = typename MA::value_type;
   using step = detail::step_of<C.unit, TA, T, TC>;
-  using factor = detail::packed_factor<step, T, C.transpose_b>;
   auto const [m, n, k] = detail::check_gemm<C>(a, detail::one_weight("gemm", w), c);
-  detail::matrix_product<TA, factor, TC> const p{detail::operand_of<false>(a), factor{w.data(), w.panel_size()}, c.data(), c.row_stride(), m, k};
-  detail::multiply_all<step, TC>(
-      "gemm", space, {1, n, detail::turned_lanes<factor>(1, m, n, k)}, C.accumulate, [&](index_t) { return p; }, scratch);
+  if constexpr (C.transpose_b) {
+    using factor = detail::panel_factor<step, T>;
+    detail::matrix_product<TA, factor, TC> const p{detail::operand_of<false>(a), factor{w.data(), w.panel_size()}, c.data(), c.row_stride(), m, k};
+    detail::multiply_all<step, TC>(
+        "gemm", space, {1, n, detail::copied_lanes<step, T>(1, m, n, k)}, C.accumulate, [&](index_t) { return p; }, scratch);
+  } else {
+    detail::turned_product<TA, T, TC> const p{detail::operand_of<false>(a), w.data(), w.panel_size(), c.data(), c.row_stride(), m};
+    detail::multiply_turned<step>("gemm", space, {1, n, k}, C.accumulate, [&](index_t) { return p; }, scratch);
+  }
 }
 
 /// The gradient of a packed weight:  g[out, in] (+)= sum_r a[r, out] b[r, in], in panels. C.transpose_a is part of what it is, so it must be said.
@@ -154,7 +160,8 @@ void gemm(cpu const& space, MA const& a, MB const& b, packed_weights<TC> g, aren
 template <class TC>
 std::size_t gemm_scratch_bytes(cpu const& space, index_t m, index_t n, index_t k) {
   using A = accumulator<TC>;
-  return detail::product_scratch_bytes<A, TC>(space, {1, n, detail::shared_lanes(m, k, n)});
+  return std::max(detail::product_scratch_bytes<A, TC>(space, {1, n, detail::shared_lanes(m, k, n)}),
+                  detail::turned_scratch_bytes<A>(space, {1, n, k}));
 }
 
 }  // namespace moe::inline MOE_ISA

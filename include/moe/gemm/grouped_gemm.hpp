@@ -164,9 +164,9 @@ std::size_t grouped_gemm_weight_gradient_scratch_bytes(cpu const& space, index_t
   return detail::product_scratch_bytes<A, TW>(space, {experts, in_columns, detail::gradient_lanes(experts, rows, in_columns), detail::gradient_rows});
 }
 
-/// grouped_gemm with weights that lie in panels: where the panels are what the unit reads, nothing of w is copied with transpose_w (bf16 without
-/// the unit dot: it is converted tile by tile); otherwise panels are turned on their way into the cache. The same bits as with plain weights and
-/// matrix_unit::automatic.
+/// grouped_gemm with weights that lie in panels: where the panels are what the unit reads, nothing of w is packed with transpose_w (bf16 without
+/// the unit dot: it is converted tile by tile); without, rows of x take the place of w in vectors, and elements of w are broadcast from a copy of a few
+/// inputs at a time. The same bits as with plain weights and matrix_unit::automatic.
 ///
 ///   w        [experts, out, in]    in   panel_layout<T>, padding 0
 ///   others   as grouped_gemm; y may be columns of a wider matrix
@@ -181,14 +181,23 @@ void grouped_gemm(cpu const& space, in<T, dyn, dyn> x, in<index_t, dyn> offsets,
   detail::check_offsets("grouped_gemm", offsets, experts, rows);
   detail::check_lines("grouped_gemm", "x", gather, offsets(experts), x.template extent<0>());
   using step = detail::step_of<C.unit, T, T, T>;
-  using factor = detail::packed_factor<step, T, C.transpose_w>;
-  auto const product_of = [&, k = k](index_t e) {
-    index_t const first = offsets(e);
-    return detail::matrix_product<T, factor, T>{
-        detail::lines_from<T>(x, first, false, gather), factor{w.matrix(e), w.panel_size()}, y.row(first), y.row_stride(), offsets(e + 1) - first, k};
-  };
-  detail::multiply_all<step, T>("grouped_gemm", space, {experts, n, detail::turned_lanes<factor>(experts, rows, n, k)}, C.accumulate, product_of,
-                                scratch);
+  if constexpr (C.transpose_w) {
+    using factor = detail::panel_factor<step, T>;
+    auto const product_of = [&, k = k](index_t e) {
+      index_t const first = offsets(e);
+      return detail::matrix_product<T, factor, T>{
+          detail::lines_from<T>(x, first, false, gather), factor{w.matrix(e), w.panel_size()}, y.row(first), y.row_stride(), offsets(e + 1) - first, k};
+    };
+    index_t const lanes = detail::copied_lanes<step, T>(experts, rows, n, k);
+    detail::multiply_all<step, T>("grouped_gemm", space, {experts, n, lanes}, C.accumulate, product_of, scratch);
+  } else {
+    auto const product_of = [&](index_t e) {
+      index_t const first = offsets(e);
+      return detail::turned_product<T, T, T>{
+          detail::lines_from<T>(x, first, false, gather), w.matrix(e), w.panel_size(), y.row(first), y.row_stride(), offsets(e + 1) - first};
+    };
+    detail::multiply_turned<step>("grouped_gemm", space, {experts, n, k}, C.accumulate, product_of, scratch);
+  }
 }
 
 /// grouped_gemm_weight_gradient into panels: d_w of the layout that weights of type TW have.
@@ -221,10 +230,8 @@ template <class T>
 std::size_t packed_gemm_scratch_bytes(cpu const& space, index_t experts, index_t rows, index_t out, index_t in_columns) {
   using A = accumulator<T>;
   using step = detail::step_of<matrix_unit::automatic, T, T, T>;
-  index_t const forward = detail::turned_lanes<detail::packed_factor<step, T, true>>(experts, rows, out, in_columns);
-  index_t const backward = detail::turned_lanes<detail::packed_factor<step, T, false>>(experts, rows, in_columns, out);
-  return std::max({detail::product_scratch_bytes<A, T>(space, {experts, out, forward}),
-                   detail::product_scratch_bytes<A, T>(space, {experts, in_columns, backward}),
+  index_t const copied = detail::copied_lanes<step, T>(experts, rows, out, in_columns);
+  return std::max({detail::product_scratch_bytes<A, T>(space, {experts, out, copied}), detail::turned_scratch_bytes<A>(space, {experts, in_columns, out}),
                    detail::product_scratch_bytes<A, A>(space, {experts, out, detail::gradient_lanes(experts, rows, out), detail::gradient_rows})});
 }
 

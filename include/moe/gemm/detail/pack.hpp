@@ -14,6 +14,11 @@ struct even_parts {
   index_t size(index_t i) const { return begin(i + 1) - begin(i); }
 };
 
+/// Rows [i0, i1), columns [j0, j1) of a product: one work item.
+struct tile {
+  index_t i0, i1, j0, j1;
+};
+
 /// A matrix as it lies in memory: lines of contiguous elements, `stride` apart; with `index`, line l of the product is line index[l] of the memory.
 /// The lines are the rows of the matrix, or its columns if `transposed`.
 template <class T>

@@ -56,22 +56,17 @@ std::size_t product_scratch_bytes(cpu const& space, product_extents const& e) {
 inline index_t panel_lanes(index_t total_k, index_t n) { return elements(total_k, chunks(n, panel_columns), panel_columns); }
 /// The same where `rows` rows in all meet these panels: they are shared only if there are more than a tile has.
 inline index_t shared_lanes(index_t rows, index_t total_k, index_t n) { return rows > smallest_tile_rows ? panel_lanes(total_k, n) : 0; }
-/// The same for packed weights that have to be copied. Of several, only those of experts with more than two tiles of rows are expected to be worth it, and
-/// `rows` rows are enough for so many of them; what finds no room is copied for each tile.
-template <class Factor>
-index_t turned_lanes(index_t experts, index_t rows, index_t n, index_t k) {
-  if (!copies_panels<Factor>) return 0;
+/// The same for packed weights whose panels are not what the step's lanes are: they have to be copied. Of several, only those of experts with more than
+/// two tiles of rows are expected to be worth it, and `rows` rows are enough for so many of them; what finds no room is copied for each tile.
+template <class Step, class T>
+index_t copied_lanes(index_t experts, index_t rows, index_t n, index_t k) {
+  if (panels_are_lanes<Step, T>) return 0;
   return experts == 1 ? shared_lanes(rows, k, n) : panel_lanes(elements(std::min(experts, rows / (2 * tile_rows)), k), n);
 }
 /// The same for the gradients of several weights, where k is the rows of an expert: room for some experts that have many.
 inline index_t gradient_lanes(index_t experts, index_t rows, index_t n) {
   return panel_lanes(std::min(rows, std::max<index_t>(4 * tile_steps, 4 * divide_up(rows, std::max<index_t>(experts, 1)))), n);
 }
-
-/// Rows [i0, i1), columns [j0, j1) of a product: one work item.
-struct tile {
-  index_t i0, i1, j0, j1;
-};
 
 /// Where sums are short, reading and writing c is what takes long: the rows below, over and over.
 template <class TC>
