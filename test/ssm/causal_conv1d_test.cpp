@@ -170,3 +170,251 @@ TEST_CASE("causal_conv1d: looks back only, oldest tap first; the state is the la
 }
 
 TEST_CASE_TEMPLATE("causal_conv1d: agrees with the formula for any width, length, stride, state, bias", T, float, double, bf16) { check_widths<T>(); }
+
+TEST_CASE("causal_conv1d: taps that reach back further than a tile") {
+  problem<causal_conv1d_config{.width = 100}, double> p({0, 1, 99, 130, 300}, 5);
+  exact const e(p);
+  p.forward(on()), p.backward(on());
+  CHECK(distance(p.y, e.y) <= 1e-13);
+  CHECK(distance(p.last, e.last) == 0);
+  CHECK(distance(p.d_x, e.d_x) <= 1e-13);
+  CHECK(distance(p.d_initial, e.d_initial) <= 1e-13);
+  CHECK(distance(p.d_weight, e.d_weight) <= 1e-13);
+}
+
+TEST_CASE("causal_conv1d: gradients") {
+  std::vector<index_t> const lengths = {0, 1, 2, 5, on_cuda ? 9 : 67};
+  problem<causal_conv1d_config{}, double> p(lengths, 3, 1, 1);
+  auto const c = p.d_y, e = p.d_last;
+  auto const loss = [&] {
+    p.forward(on());
+    double l = 0;
+    for (index_t t = 0; t < p.x.rows(); ++t)
+      for (index_t i = 0; i < 3; ++i) l += c(t, i) * p.y(t, i);
+    for (index_t t = 0; t < e.rows(); ++t)
+      for (index_t i = 0; i < 3; ++i) l += e(t, i) * p.last(t, i);
+    return l;
+  };
+  p.d_weight.fill(0), p.d_bias.fill(0);
+  p.backward(on());
+  check_gradient("bias", loss, p.bias.data(), 3, p.d_bias.values());
+  for (index_t i = 0; i < 3; ++i) {
+    check_gradient("weight", loss, &p.weight(i, 0), 4, std::vector<double>(&p.d_weight(i, 0), &p.d_weight(i, 0) + 4));
+    auto const column = [&](char const* name, array<double>& x, array<double> const& d) {
+      for (index_t t = 0; t < x.rows(); ++t) check_gradient(name, loss, &x(t, i), 1, {d(t, i)}, {.step = 1e-4, .relative = 1e-6});
+    };
+    column("x", p.x, p.d_x), column("initial_state", p.initial, p.d_initial);
+  }
+}
+
+namespace {
+/// Results of sequences that are cut into calls of the given numbers of rows, the state handed on in place.
+template <causal_conv1d_config C, class T>
+std::vector<double> in_pieces(std::vector<index_t> const& pieces, index_t channels) {
+  index_t rows = 0;
+  for (index_t n : pieces) rows += n;
+  problem<C, T> p({rows}, channels);
+  index_t begin = 0;
+  for (index_t n : pieces) {
+    moe::causal_conv1d<C>(on(), moe::rows_of(p.x.mat(), begin, begin + n), p.weight.mat(), p.bias.vec(), moe::equal_sequences(1, n),
+                          p.state(p.initial), moe::rows_of(p.y.mat(), begin, begin + n), p.state(p.initial));
+    begin += n;
+  }
+  std::vector<double> all;
+  for (auto const v : p.y.values()) all.push_back(double(v));
+  for (auto const v : p.initial.values()) all.push_back(double(v));
+  return all;
+}
+template <causal_conv1d_config C, class T>
+void check_pieces() {
+  auto const whole = in_pieces<C, T>({140}, 37);
+  CHECK(in_pieces<C, T>({64, 64, 12}, 37) == whole);
+  CHECK(in_pieces<C, T>({1, 0, 2, 61, 3, 0, 5, 68}, 37) == whole);
+  CHECK(in_pieces<C, T>(std::vector<index_t>(140, 1), 37) == whole);
+}
+}  // namespace
+
+TEST_CASE_TEMPLATE("causal_conv1d: the same bits wherever a sequence is cut, down to single steps with the state in place", T, float, double, bf16) {
+  check_pieces<causal_conv1d_config{}, T>();
+  check_pieces<causal_conv1d_config{.width = 7}, T>();
+  check_pieces<causal_conv1d_config{.width = 2, .silu = false}, T>();
+}
+
+TEST_CASE_TEMPLATE("causal_conv1d: the same bits however it runs, for any strides; packed sequences as one call each", T, float, double, bf16) {
+  constexpr causal_conv1d_config config{};
+  std::vector<index_t> const lengths{3, 0, 130, 1, 64, 200, 2};
+  index_t const channels = on_cuda ? 21 : 600;  // more than a block
+  problem<config, T> expected(lengths, channels);
+  expected.forward(on()), expected.backward(on());
+  for_each_execution([&](space const& s, int i) {
+    problem<config, T> p(lengths, channels, 2 * i + 1, i % 4);
+    p.forward(s), p.backward(s);
+    CHECK(same_bits(p.outputs(), expected.outputs()));
+  });
+  problem<config, T> each(lengths, channels);
+  for (std::size_t s = 0; s < lengths.size(); ++s) {
+    problem<config, T> one({lengths[s]}, channels);
+    index_t const first = each.offsets[s], state = static_cast<index_t>(s) * 3;
+    for (index_t c = 0; c < channels; ++c) {
+      for (index_t t = 0; t < lengths[s]; ++t) one.x(t, c) = each.x(first + t, c), one.d_y(t, c) = each.d_y(first + t, c);
+      for (index_t j = 0; j < 3; ++j) one.initial(j, c) = each.initial(state + j, c), one.d_last(j, c) = each.d_last(state + j, c);
+    }
+    one.d_weight = each.d_weight, one.d_bias = each.d_bias;
+    one.packed = s % 2 == 0;
+    one.forward(on()), one.backward(on());
+    for (index_t c = 0; c < channels; ++c) {
+      for (index_t t = 0; t < lengths[s]; ++t) each.y(first + t, c) = one.y(t, c), each.d_x(first + t, c) = one.d_x(t, c);
+      for (index_t j = 0; j < 3; ++j) each.last(state + j, c) = one.last(j, c), each.d_initial(state + j, c) = one.d_initial(j, c);
+    }
+    each.d_weight = one.d_weight, each.d_bias = one.d_bias;
+  }
+  CHECK(same_bits(each.outputs(), expected.outputs()));
+}
+
+TEST_CASE_TEMPLATE("causal_conv1d: no state is a state of zeros, no bias a bias of zeros", T, float, double, bf16) {
+  problem<causal_conv1d_config{}, T> p({5, 2}, 9), q({5, 2}, 9), r({5, 2}, 9);
+  for (auto* each : {&p, &q, &r}) each->initial.fill(T(0.f)), each->d_last.fill(T(0.f)), each->bias.fill(T(0.f));
+  q.with_state = false, r.with_bias = false;
+  for (auto* each : {&p, &q, &r}) each->forward(on()), each->backward(on());
+  for (auto* each : {&q, &r}) {
+    CHECK(same_bits(each->y.values(), p.y.values()));
+    CHECK(same_bits(each->d_x.values(), p.d_x.values()));
+    CHECK(same_bits(each->d_weight.values(), p.d_weight.values()));
+  }
+  CHECK(same_bits(r.last.values(), p.last.values()));
+}
+
+TEST_CASE_TEMPLATE("causal_conv1d: outputs larger than the caches", T, float, double, bf16) {
+  if constexpr (!on_cuda) {  // which are written past them
+    constexpr index_t channels = 1088, rows = 2100;
+    problem<causal_conv1d_config{}, T> p({rows}, channels), q({rows}, channels, 1);  // q: rows that are not whole cache lines
+    p.with_state = q.with_state = false;
+    memory<T> aligned(static_cast<std::size_t>(rows * channels * 2 + 64));
+    auto const at = reinterpret_cast<std::uintptr_t>(aligned.data());
+    T* const from = aligned.data() + (64 - at % 64) % 64 / sizeof(T);
+    auto const y = moe::mat(from, rows, channels), d_x = moe::mat(from + rows * channels, rows, channels);
+    q.forward(on()), q.backward(on());
+    moe::causal_conv1d(on(), p.x.mat(), p.weight.mat(), p.bias.vec(), p.sequences(), {}, y, {});
+    scratch memory(moe::causal_conv1d_backward_scratch_bytes<causal_conv1d_config{}, T>(on(), rows, channels, 1));
+    auto a = memory.get();
+    moe::causal_conv1d_backward(on(), p.x.mat(), p.weight.mat(), p.bias.vec(), p.sequences(), {}, p.d_y.mat(), {}, d_x, p.d_weight.mat(),
+                                p.d_bias.vec(), {}, a);
+    auto const y_of_q = q.y.values(), d_x_of_q = q.d_x.values();
+    CHECK(std::memcmp(y.data(), y_of_q.data(), y_of_q.size() * sizeof(T)) == 0);
+    CHECK(std::memcmp(d_x.data(), d_x_of_q.data(), d_x_of_q.size() * sizeof(T)) == 0);
+    CHECK(same_bits(p.d_weight.values(), q.d_weight.values()));
+  }
+}
+
+TEST_CASE_TEMPLATE("causal_conv1d: every space has the same bits", T, float, double, bf16) {
+  if constexpr (on_cuda) {
+    constexpr causal_conv1d_config config{.silu = !std::is_same_v<T, double>};
+    problem<config, T> p({3, 0, 130, 64}, 21, 1, 1), q({3, 0, 130, 64}, 21);
+    p.forward(on()), q.forward(moe::cpu{.threads = 1});
+    p.backward(on()), q.backward(moe::cpu{.threads = 1});
+    CHECK(same_bits(p.outputs(), q.outputs()));
+  }
+}
+
+TEST_CASE("causal_conv1d: a NaN reaches what looks at it, and nothing else; zeros before the first row are multiplied") {
+  problem<causal_conv1d_config{}, float> p({70}, 20);
+  p.x(62, 7) = quiet_nan<float>();
+  p.forward(on()), p.backward(on());
+  for (index_t t = 0; t < 70; ++t)
+    for (index_t c = 0; c < 20; ++c) {
+      CHECK(std::isnan(p.y(t, c)) == (c == 7 && t >= 62 && t < 66));
+      CHECK(std::isnan(p.d_x(t, c)) == (c == 7 && t >= 59 && t < 66));
+    }
+  for (index_t c = 0; c < 20; ++c) {
+    CHECK(std::isnan(p.d_weight(c, 0)) == (c == 7));
+    CHECK(std::isnan(p.d_bias(c)) == (c == 7));
+  }
+
+  problem<causal_conv1d_config{}, float> q({70}, 20);
+  q.d_y(65, 3) = quiet_nan<float>();
+  q.forward(on()), q.backward(on());
+  for (index_t t = 0; t < 70; ++t)
+    for (index_t c = 0; c < 20; ++c) CHECK(std::isnan(q.d_x(t, c)) == (c == 3 && t >= 62 && t < 66));
+
+  problem<causal_conv1d_config{}, float> r({9}, 2);
+  r.with_state = false, r.weight(1, 0) = std::numeric_limits<float>::infinity();
+  r.forward(on());
+  for (index_t t = 0; t < 3; ++t) {
+    CHECK(std::isnan(r.y(t, 1)));
+    CHECK(std::isfinite(r.y(t, 0)));
+  }
+}
+
+#if !(defined(MOE_TEST_CUDA) && defined(__CUDACC__))  // a GPU does not read such pages
+TEST_CASE_TEMPLATE("causal_conv1d: touches nothing outside its operands", T, float, double, bf16) {
+  constexpr causal_conv1d_config config{};
+  using A = moe::accumulator<T>;
+  for (guard where : {guard::after, guard::before})
+    for (index_t d : {1, 7, 16, 33})
+      for (index_t n : {1, 2, 63, 66}) {
+        guarded<T> x(n * d, where), d_y(n * d, where), y(n * d, where), w(d * 4, where), b(d, where), initial(3 * d, where), last(3 * d, where),
+            d_initial(3 * d, where);
+        guarded<A> d_w(d * 4, where), d_b(d, where);
+        auto const matrix = [&](guarded<T>& m) { return moe::mat(m.data(), n, d); };
+        auto const state = [&](guarded<T>& m) { return moe::tensor<T, dyn, dyn, dyn>(m.data(), 1, 3, d); };
+        moe::causal_conv1d<config>(on(), matrix(x), moe::mat(w.data(), d, 4), moe::vec(b.data(), d), moe::equal_sequences(1, n), state(initial),
+                                   matrix(y), state(last));
+        scratch memory(moe::causal_conv1d_backward_scratch_bytes<config, T>(on(), n, d, 1));
+        auto a = memory.get();
+        moe::causal_conv1d_backward<config>(on(), matrix(x), moe::mat(w.data(), d, 4), moe::vec(b.data(), d), moe::equal_sequences(1, n),
+                                            state(initial), matrix(d_y), state(last), matrix(y), moe::mat(d_w.data(), d, 4), moe::vec(d_b.data(), d),
+                                            state(initial), a);
+      }
+}
+#endif
+
+TEST_CASE("causal_conv1d: nothing happens with no rows, sequences or channels; errors name the argument") {
+  constexpr causal_conv1d_config config{};
+  for (auto const& lengths : {std::vector<index_t>{}, std::vector<index_t>{0, 0}}) {
+    problem<config, float> p(lengths, 5);
+    auto const d_weight = p.d_weight.values();
+    p.forward(on()), p.backward(on());
+    CHECK(same_bits(p.last.values(), p.initial.values()));
+    CHECK(same_bits(p.d_initial.values(), p.d_last.values()));
+    CHECK(same_bits(p.d_weight.values(), d_weight));
+  }
+  problem<config, float> none({5}, 0);
+  none.forward(on()), none.backward(on());
+
+  problem<config, float> p({4, 3}, 5), q({4, 3}, 6), r({4}, 5);
+  space const s = on();
+  auto const forward = [&](auto& x, auto& w, auto& b, auto n, auto& initial, auto& y, auto& last) {
+    return error_of([&] {
+      moe::causal_conv1d<config>(s, x.x.mat(), w.weight.mat(), b.bias.vec(), n, initial.state(initial.initial), y.y.mat(), last.state(last.last));
+    });
+  };
+  auto const n = p.sequences();
+  CHECK(forward(p, q, p, n, p, p, p) == "causal_conv1d: weight is [6, 4], needs [5, 4]");
+  CHECK(forward(p, p, q, n, p, p, p) == "causal_conv1d: bias has 6 elements, needs 5");
+  CHECK(forward(p, p, p, n, q, p, p) == "causal_conv1d: initial_state is [2, 3, 6], needs [2, 3, 5]");
+  CHECK(forward(p, p, p, n, p, r, p) == "causal_conv1d: y is [4, 5], needs [7, 5]");
+  CHECK(forward(p, p, p, n, p, p, r) == "causal_conv1d: final_state is [1, 3, 5], needs [2, 3, 5]");
+  CHECK(contains(forward(p, p, p, moe::equal_sequences(2, 3), p, p, p), "causal_conv1d: sequences are 2 of 3 rows"));
+  if constexpr (!on_cuda) {
+    memory<index_t> const wrong{0, 8, 7};
+    CHECK(contains(forward(p, p, p, moe::packed_sequences(moe::vec(wrong.data(), 3)), p, p, p), "causal_conv1d: offsets[2] is 7, below"));
+  }
+  auto const backward = [&](auto& d_y, auto& d_last, auto& d_x, auto& d_weight, auto& d_bias, auto& d_initial, std::size_t bytes) {
+    scratch memory(bytes);
+    auto a = memory.get();
+    return error_of([&] {
+      moe::causal_conv1d_backward<config>(s, p.x.mat(), p.weight.mat(), p.bias.vec(), n, p.state(p.initial), d_y.d_y.mat(),
+                                          d_last.state(d_last.d_last), d_x.d_x.mat(), d_weight.d_weight.mat(), d_bias.d_bias.vec(),
+                                          d_initial.state(d_initial.d_initial), a);
+    });
+  };
+  std::size_t const bytes = moe::causal_conv1d_backward_scratch_bytes<config, float>(s, 7, 5, 2);
+  CHECK(backward(r, p, p, p, p, p, bytes) == "causal_conv1d_backward: d_y is [4, 5], needs [7, 5]");
+  CHECK(backward(p, r, p, p, p, p, bytes) == "causal_conv1d_backward: d_final_state is [1, 3, 5], needs [2, 3, 5]");
+  CHECK(backward(p, p, r, p, p, p, bytes) == "causal_conv1d_backward: d_x is [4, 5], needs [7, 5]");
+  CHECK(backward(p, p, p, q, p, p, bytes) == "causal_conv1d_backward: d_weight is [6, 4], needs [5, 4]");
+  CHECK(backward(p, p, p, p, q, p, bytes) == "causal_conv1d_backward: d_bias has 6 elements, needs 5");
+  CHECK(backward(p, p, p, p, p, r, bytes) == "causal_conv1d_backward: d_initial_state is [1, 3, 5], needs [2, 3, 5]");
+  CHECK(backward(p, p, p, p, p, p, 16) == "causal_conv1d_backward: scratch has 16 bytes left, needs " + std::to_string(bytes));
+  CHECK(backward(p, p, p, p, p, p, bytes).empty());
+}
