@@ -44,15 +44,15 @@ struct mamba : layer_base {
   static constexpr causal_conv1d_config conv{.width = C.d_conv};
 
   enum place { in_proj, conv_weight, x_proj, dt_weight, dt_bias, a_log, skip, out_proj, conv_bias };
+  static constexpr initializer first_steps{.kind = initial_kind::time_step, .low = C.dt_min, .high = C.dt_max, .floor = C.dt_floor};
   static constexpr auto parameters = [] {
     using enum parameter_group;
-    constexpr initializer step{.kind = initial_kind::time_step, .low = C.dt_min, .high = C.dt_max, .floor = C.dt_floor};
     auto const make = [](auto const&... last) {
       return parameter_list(product_weight<1, 2 * d_inner, d_model>{"in_proj.weight", ssm, scaled_uniform(d_model)},
                             parameter<1, d_inner, d_conv>{"conv1d.weight", ssm_state, scaled_uniform(d_conv)},
                             product_weight<1, dbc_width, d_inner>{"x_proj.weight", ssm, scaled_uniform(d_inner)},
                             product_weight<1, d_inner, dt_rank>{"dt_proj.weight", ssm, scaled_uniform(dt_rank)},
-                            parameter<1, 1, d_inner>{"dt_proj.bias", ssm_state, step},
+                            parameter<1, 1, d_inner>{"dt_proj.bias", ssm_state, first_steps},
                             parameter<1, d_inner, d_state>{"A_log", ssm_state, {.kind = initial_kind::log_column}},
                             parameter<1, 1, d_inner>{"D", ssm_state, {.constant = 1}},
                             product_weight<1, d_model, d_inner>{"out_proj.weight", ssm, scaled_uniform(d_inner, C.output_gain)}, last...);
