@@ -22,7 +22,8 @@ template <class L>
 struct by_formula {
   std::map<std::string, std::vector<double>> w;
   explicit by_formula(double const* model) {
-    for (auto const& p : parameters_of<L, test::space>()) p.to_plain(model, (w[p.name] = std::vector<double>(static_cast<std::size_t>(p.elements()))).data());
+    for (auto const& p : parameters_of<L, test::space>())
+      p.to_plain(model, (w[p.name] = std::vector<double>(static_cast<std::size_t>(p.elements()))).data());
   }
   double at(char const* name, index_t r, index_t columns, index_t c) const { return w.at(name)[static_cast<std::size_t>(r * columns + c)]; }
   std::vector<double> times(char const* name, std::vector<double> const& x) const {
@@ -44,7 +45,8 @@ struct by_formula {
       for (index_t c = 0; c < D; ++c) {
         double s = w.count("conv1d.bias") ? at("conv1d.bias", 0, D, c) : 0;
         for (index_t k = 0; k < W; ++k)
-          if (index_t const t = static_cast<index_t>(xs.size()) - W + k; t >= 0) s += at("conv1d.weight", c, W, k) * xs[static_cast<std::size_t>(t)][static_cast<std::size_t>(c)];
+          if (index_t const t = static_cast<index_t>(xs.size()) - W + k; t >= 0)
+            s += at("conv1d.weight", c, W, k) * xs[static_cast<std::size_t>(t)][static_cast<std::size_t>(c)];
         u[static_cast<std::size_t>(c)] = silu(s);
       }
       auto const dbc = times("x_proj.weight", u);
@@ -69,7 +71,8 @@ template <class L>
 void check_formula(sequence_shape n) {
   test::layer_run<L, double> run(n, 2);
   for (auto const& p : parameters_of<L, test::space>())
-    for (index_t i : test::places_of(p)) run.w[static_cast<std::size_t>(i)] *= 1 + 0.1 * std::sin(static_cast<double>(i));  // also of D and A_log, of which all rows begin alike
+    for (index_t i : test::places_of(p))
+      run.w[static_cast<std::size_t>(i)] *= 1 + 0.1 * std::sin(static_cast<double>(i));  // also of D and A_log, of which all rows begin alike
   run.forward();
   by_formula<L> const formula(run.w.data());
   for (index_t s = 0; s < n.sequences; ++s) {
@@ -77,7 +80,8 @@ void check_formula(sequence_shape n) {
     for (index_t t = 0; t < n.length; ++t) input.emplace_back(&run.x(s * n.length + t, 0), &run.x(s * n.length + t, 0) + L::d_model);
     auto const expected = formula(input);
     for (index_t t = 0; t < n.length; ++t)
-      for (index_t i = 0; i < L::d_model; ++i) CHECK(std::abs(run.y(s * n.length + t, i) - expected[static_cast<std::size_t>(t)][static_cast<std::size_t>(i)]) < 1e-12);
+      for (index_t i = 0; i < L::d_model; ++i)
+        CHECK(std::abs(run.y(s * n.length + t, i) - expected[static_cast<std::size_t>(t)][static_cast<std::size_t>(i)]) < 1e-12);
   }
 }
 }  // namespace
@@ -103,7 +107,8 @@ TEST_CASE("mamba: gradients add to what is there") {
   run.backward();
   auto const once = run.g;
   moe::arena s = run.scratch();
-  mamba<small>::backward(run.space, static_cast<double const*>(run.w.data()), run.g.data(), moe::matrix_view<double const>(run.c.mat()), run.d_x.mat(), run.shape, run.a, 1.0, s);
+  mamba<small>::backward(run.space, static_cast<double const*>(run.w.data()), run.g.data(), moe::matrix_view<double const>(run.c.mat()),
+                         run.d_x.mat(), run.shape, run.a, 1.0, s);
   for (std::size_t i = 0; i < once.size(); ++i) CHECK(std::abs(run.g[i] - 2 * once[i]) <= 1e-12 * (1 + std::abs(once[i])));
 }
 
@@ -209,8 +214,8 @@ TEST_CASE("mamba: the state is as large for one token as for a million; it canno
   L::state<float> state(run.space, kept, 6);
   test::array<float> y(6, 6);
   auto const extend = [&](index_t first, index_t last) {
-    L::extend(run.space, static_cast<float const*>(run.w.data()), moe::matrix_view<float const>(moe::rows_of(run.x.mat(), first, last)), moe::rows_of(y.mat(), first, last),
-              first, state, scratch);
+    L::extend(run.space, static_cast<float const*>(run.w.data()), moe::matrix_view<float const>(moe::rows_of(run.x.mat(), first, last)),
+              moe::rows_of(y.mat(), first, last), first, state, scratch);
   };
   extend(0, 6);
   auto const once = y.values();
@@ -256,7 +261,8 @@ TEST_CASE_TEMPLATE("mamba: a whole model decodes the logits of its forward pass,
   initialise<M, test::space>(w.data(), 4);
   moe::arena measure;
   typename M::template activations<T>(space, measure, {1, length});
-  test::memory<std::byte> memory(measure.peak()), scratch_memory(M::template scratch_bytes<T>(space, {1, length}) + M::template logits_scratch_bytes<T>(space, length, length));
+  test::memory<std::byte> memory(measure.peak()),
+      scratch_memory(M::template scratch_bytes<T>(space, {1, length}) + M::template logits_scratch_bytes<T>(space, length, length));
   moe::arena kept(memory.data(), memory.size()), scratch(scratch_memory.data(), scratch_memory.size());
   typename M::template activations<T> a(space, kept, {1, length});
   test::memory<int> token;
@@ -272,7 +278,8 @@ TEST_CASE_TEMPLATE("mamba: a whole model decodes the logits of its forward pass,
     piecewise.poison();
     for (index_t first = 0; first < length; first += step) {
       index_t const rows = std::min(step, length - first);
-      M::logits(space, static_cast<T const*>(w.data()), moe::vec<int const>(token.data() + first, rows), state, moe::rows_of(piecewise.mat(), first, first + rows), scratch);
+      M::logits(space, static_cast<T const*>(w.data()), moe::vec<int const>(token.data() + first, rows), state,
+                moe::rows_of(piecewise.mat(), first, first + rows), scratch);
     }
     CHECK(test::same_bits(full.values(), piecewise.values()));
   }

@@ -178,9 +178,9 @@ tensor_target target_of(std::string name, T* data, shape_list shape) {
   return {std::move(name), dtype_name<T>(), std::move(shape), data};
 }
 
-/// Fills all targets from a file that holds exactly them. Throws bad_file listing every name that is missing or not expected, and every type and
-/// shape that differs; then no target has been touched.
-inline void read_tensors(safetensors_reader const& file, std::vector<tensor_target> const& targets) {
+/// Throws bad_file listing every name that is missing or not expected, and every type and shape that differs, unless a file holds exactly the targets;
+/// where their data is does not matter here.
+inline void check_tensors(safetensors_reader const& file, std::vector<tensor_target> const& targets) {
   std::string differences;
   detail::hash_index<std::string_view> present, expected;
   auto const& entries = file.tensors();
@@ -197,7 +197,14 @@ inline void read_tensors(safetensors_reader const& file, std::vector<tensor_targ
     if (expected.find(e.name) == expected.none)
       differences += "\n  " + moe::quoted(e.name) + ": not expected, the file has " + e.dtype + " " + shape_text(e.shape);
   if (!differences.empty()) throw error(errc::bad_file, "safetensors file \"" + file.path() + "\" does not fit the model:" + differences);
-  for (auto const& t : targets) file.read(entries[present.find(t.name)], t.data);
+}
+
+/// Fills all targets from a file that holds exactly them. Throws as check_tensors; then no target has been touched.
+inline void read_tensors(safetensors_reader const& file, std::vector<tensor_target> const& targets) {
+  check_tensors(file, targets);
+  detail::hash_index<std::string_view> present;
+  for (auto const& e : file.tensors()) present.insert(e.name);
+  for (auto const& t : targets) file.read(file.tensors()[present.find(t.name)], t.data);
 }
 
 }  // namespace moe::inline MOE_ISA
