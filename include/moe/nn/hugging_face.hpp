@@ -182,8 +182,8 @@ inline written_file save_hugging_face(std::string const& path, std::vector<param
 }
 }  // namespace detail
 
-/// Fills the weights w [M::parameter_count] of a model from a file, and says what the file was like. w is memory of the host, in the order that `Space`
-/// reads; its padding becomes 0.
+/// Fills the weights w [M::parameter_count] of a model from a file, and says what the file was like. w is memory of the host, in the order that
+/// `Space` reads; its padding becomes 0.
 ///
 /// Tensors may be F32, BF16 or F16, each of its own type. The embedding may have its old name, backbone.embedding.weight. If the model is tied,
 /// lm_head.weight is absent, or the same numbers as the embedding.
