@@ -23,8 +23,8 @@ inline sequence_rows equal_sequences(index_t count, index_t length) {
   return {count, length, nullptr};
 }
 
-/// Sequences of any lengths, also 0: offsets [count + 1] ascend from 0 to the number of rows (cu_seqlens). They are memory of the space and must live as
-/// long as what uses them.
+/// Sequences of any lengths, also 0: offsets [count + 1] ascend from 0 to the number of rows (cu_seqlens). They are memory of the space and must live
+/// as long as what uses them.
 inline sequence_rows packed_sequences(vector_view<index_t const> offsets) {
   expects(offsets.size() >= 1, errc::shape_mismatch, "packed_sequences: offsets is empty, needs one entry more than there are sequences");
   return {offsets.size() - 1, 0, offsets.data()};

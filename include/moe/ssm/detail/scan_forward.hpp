@@ -1,7 +1,5 @@
 #pragma once
-#include <moe/core/parallel.hpp>
-#include <moe/ssm/detail/scan_math.hpp>
-#include <moe/ssm/selective_scan_operands.hpp>
+#include <moe/ssm/detail/scan_rows.hpp>
 
 namespace moe::inline MOE_ISA::detail {
 
@@ -16,54 +14,138 @@ struct scan_forward_problem {
   selective_scan_checkpoints<T> checkpoints;
 };
 
-/// dt of channel d in row t.
+/// What one thread needs for a work item.
 template <selective_scan_config C, class T>
-accumulator<T> scan_dt(selective_scan_inputs<T> const& in, index_t t, index_t d) {
+struct scan_forward_scratch {
   using A = accumulator<T>;
-  A const pre = A(in.delta(t, d)) + (in.delta_bias.data() != nullptr ? in.delta_bias.data()[d] : A(0));
-  return C.softplus ? softplus_scalar(pre) : pre;
-}
-
-/// One row of one channel: h becomes the next state, y without the gate is returned.
-template <selective_scan_config C, class T>
-accumulator<T> scan_step(selective_scan_inputs<T> const& in, index_t t, index_t d, accumulator<T>* h) {
-  using A = accumulator<T>;
-  A const dt = scan_dt<C>(in, t, d), u = A(in.u(t, d)), du = product(dt, u);
-  index_t const first = d / (in.channels() / C.groups) * C.d_state;
-  A y = 0;
-  for (index_t n = 0; n < C.d_state; ++n) {
-    h[n] = madd(decay_scalar(dt, scan_rate(in.a(d, n))), h[n], product(du, A(in.b(t, first + n))));
-    y = madd(A(in.c(t, first + n)), h[n], y);
-  }
-  return in.skip.data() != nullptr ? madd(in.skip.data()[d], u, y) : y;
-}
+  static constexpr index_t W = simd<A>::width, N = C.d_state, copied = std::is_same_v<T, A> ? 0 : scan_chunk * N;
+  A *rate, *h;     ///< [blocks of an item][N][lanes]
+  A *dt, *du, *y;  ///< [scan_chunk][lanes]
+  A *b, *c;        ///< [scan_chunk][N], where T is not A
+  explicit scan_forward_scratch(arena& memory)
+      : rate(memory.take<A>(scan_item_blocks * N * W)), h(memory.take<A>(scan_item_blocks * N * W)), dt(memory.take<A>(scan_chunk * W)),
+        du(memory.take<A>(scan_chunk * W)), y(memory.take<A>(scan_chunk * W)), b(memory.take<A>(copied)), c(memory.take<A>(copied)) {}
+};
 
 template <selective_scan_config C, class T>
-std::size_t scan_forward_scratch_bytes(cpu const& /*space*/, index_t /*tokens*/, index_t /*channels*/, index_t /*sequences*/) {
-  return 0;
+std::size_t scan_forward_scratch_bytes(cpu const& space) {
+  arena measure;
+  for (int i = 0; i < thread_count(space); ++i) scan_forward_scratch<C, T>{measure};
+  return measure.peak();
 }
 
-template <selective_scan_config C, class T>
-void scan_forward(cpu const& space, scan_forward_problem<T> const& p, arena& /*scratch*/) {
-  using A = accumulator<T>;
-  index_t const channels = p.in.channels();
-  parallel_for(space, p.sequences.count * channels, 1e6, [&](index_t i) {
-    index_t const s = i / channels, d = i % channels, first = p.sequences.first(s), last = p.sequences.first(s + 1);
-    A h[C.d_state];
-    for (index_t n = 0; n < C.d_state; ++n) h[n] = p.initial_state.data() != nullptr ? p.initial_state(s, d, n) : A(0);
-    for (index_t t = first; t < last; ++t) {
-      if ((t - first) % scan_chunk == 0 && p.checkpoints.states.data() != nullptr)
-        for (index_t n = 0; n < C.d_state; ++n)
-          p.checkpoints.states(p.checkpoints.slot(p.sequences, s, (t - first) / scan_chunk) * C.d_state + n, d) = h[n];
-      A y = scan_step<C>(p.in, t, d, h);
-      if (p.in.z.data() != nullptr) {
-        A const z = A(p.in.z(t, d));
-        y *= z / (A(1) + exp_scalar(-z));
-      }
-      p.out(t, d) = T(y);
+/// `rows` steps of `States` states: h moves on, and y takes their part of the sum over n.
+template <int States, class A>
+MOE_NOINLINE void scan_states_forward(index_t rows, A const* dt, A const* du, A const* rate, scan_matrix<A> b, scan_matrix<A> c,
+                                      scan_ahead const& ahead, A* h, A* y) {
+  using V = simd<A>;
+  constexpr index_t W = V::width;
+  V state[States];
+  MOE_UNROLL(16)
+  for (int n = 0; n < States; ++n) state[n] = V::load(h + n * W);
+  for (index_t t = 0; t < rows; ++t) {
+    ahead.fetch(t);
+    V const step = V::load(dt + t * W), input = V::load(du + t * W);
+    A const *const to = b.row(t), *const from = c.row(t);
+    V sum = V::load(y + t * W);
+    MOE_UNROLL(16)
+    for (int n = 0; n < States; ++n) {
+      state[n] = madd(decay(step, V::load(rate + n * W)), state[n], input * V::all(to[n]));
+      sum = madd(V::all(from[n]), state[n], sum);
     }
-    if (p.final_state.data() != nullptr)
-      for (index_t n = 0; n < C.d_state; ++n) p.final_state(s, d, n) = h[n];
+    sum.store(y + t * W);
+  }
+  MOE_UNROLL(16)
+  for (int n = 0; n < States; ++n) state[n].store(h + n * W);
+}
+
+/// Some blocks of channels of one sequence, from its first row to its last.
+template <selective_scan_config C, class T>
+struct scan_forward_item {
+  using A = accumulator<T>;
+  using V = simd<A>;
+  static constexpr index_t W = V::width, N = C.d_state;
+  scan_forward_problem<T> const& p;
+  scan_forward_scratch<C, T> m;
+  scan_blocks const& blocks;
+  index_t s;
+
+  void run(index_t first_block, index_t last_block) const {
+    index_t const first = p.sequences.first(s), last = p.sequences.first(s + 1);
+    for (index_t i = first_block; i < last_block; ++i) {
+      load_rates(p.in.a, blocks[i], N, m.rate + (i - first_block) * N * W);
+      load_states(p.initial_state, s, blocks[i], N, m.h + (i - first_block) * N * W);
+    }
+    for (index_t begin = first, number = 0; begin < last; begin += scan_chunk, ++number)
+      for (index_t i = first_block; i < last_block; ++i) {
+        bool const across = i + 1 < last_block;
+        index_t const rows = std::min(last - begin, scan_chunk), next = across ? begin : begin + rows;
+        scan_ahead const ahead = rows_ahead(begin, rows, blocks[i], next, std::min(last - next, scan_chunk), blocks[across ? i + 1 : first_block]);
+        chunk(begin, rows, number, blocks[i], ahead, (i - first_block) * N * W);
+      }
+    for (index_t i = first_block; i < last_block; ++i) store_states(m.h + (i - first_block) * N * W, p.final_state, s, blocks[i], N);
+  }
+
+ private:
+  /// What the recurrence fetches meanwhile: the operands of the next chunk, and the memory of this one's results.
+  scan_ahead rows_ahead(index_t begin, index_t rows, scan_block const& block, index_t next, index_t next_rows, scan_block const& next_block) const {
+    scan_ahead ahead;
+    ahead.add(p.in.u, next, next_rows, next_block.first);
+    ahead.add(p.in.delta, next, next_rows, next_block.first);
+    if (p.in.z.data() != nullptr) ahead.add(p.in.z, next, next_rows, next_block.first);
+    ahead.add(p.out, begin, rows, block.first);
+    return ahead;
+  }
+  void chunk(index_t begin, index_t rows, index_t number, scan_block const& block, scan_ahead const& ahead, index_t offset) const {
+    A *const h = m.h + offset, *const rate = m.rate + offset;
+    if (number > 0 && p.checkpoints.states.data() != nullptr) {
+      A* const to = checkpoint_of(p.checkpoints, p.sequences, s, number, N, block);
+      for (index_t n = 0; n < N; ++n) V::load(h + n * W).store(to + n * p.checkpoints.states.row_stride(), block.lanes);
+    }
+    for_lanes<A>(block, [&](auto lanes) { before(begin, rows, block, lanes); });
+    auto const b = widened(p.in.b, begin, rows, block.group * N, N, m.b), c = widened(p.in.c, begin, rows, block.group * N, N, m.c);
+    for_slices<C.d_state, scan_slice>([&](int n, auto states) {
+      scan_states_forward<states()>(rows, m.dt, m.du, rate + n * W, b.from(n), c.from(n), n == 0 ? ahead : scan_ahead(), h + n * W, m.y);
+    });
+    for_lanes<A>(block, [&](auto lanes) { after(begin, rows, block, lanes); });
+  }
+  MOE_INLINE void before(index_t begin, index_t rows, scan_block const& block, auto lanes) const {
+    V const bias = lanes_of(p.in.delta_bias, block);
+    for (index_t t = 0; t < rows; ++t) {
+      V const dt = step_of<C.softplus>(V::load(p.in.delta.row(begin + t) + block.first, lanes) + bias);
+      dt.store(m.dt + t * W);
+      (dt * V::load(p.in.u.row(begin + t) + block.first, lanes)).store(m.du + t * W);
+      V::zero().store(m.y + t * W);
+    }
+  }
+  MOE_INLINE void after(index_t begin, index_t rows, scan_block const& block, auto lanes) const {
+    V const skip = lanes_of(p.in.skip, block);
+    for (index_t t = 0; t < rows; ++t) {
+      V y = V::load(m.y + t * W);
+      if (p.in.skip.data() != nullptr) y = madd(skip, V::load(p.in.u.row(begin + t) + block.first, lanes), y);
+      if (p.in.z.data() != nullptr) {
+        V const z = V::load(p.in.z.row(begin + t) + block.first, lanes);
+        y = y * (z * sigmoid(z));
+      }
+      y.store(p.out.row(begin + t) + block.first, lanes);
+    }
+  }
+};
+
+template <selective_scan_config C, class T>
+void scan_forward(cpu const& space, scan_forward_problem<T> const& p, arena& scratch) {
+  scan_blocks const blocks = blocks_of<C, T>(p.in.channels());
+  if (p.sequences.count * blocks.count() == 0) return;
+  arena::scope const scope(scratch);
+  std::size_t const each = scan_forward_scratch_bytes<C, T>(cpu{.threads = 1});
+  std::byte* const memory = scratch.take<std::byte>(static_cast<index_t>(each) * thread_count(space));
+  index_t const wide = std::clamp<index_t>(p.sequences.count * blocks.count() / (8 * thread_count(space)), 1, scan_item_blocks);
+  index_t const items = chunks(blocks.count(), wide);
+  double const rows = static_cast<double>(p.in.tokens() / p.sequences.count + 1);
+  parallel_for(space, p.sequences.count * items, rows * static_cast<double>(wide) * (C.d_state + 4) * 50, [&](index_t i) {
+    arena mine(memory + static_cast<std::size_t>(thread_index()) * each, each);
+    index_t const first = i % items * wide;
+    scan_forward_item<C, T>{p, scan_forward_scratch<C, T>(mine), blocks, i / items}.run(first, std::min(first + wide, blocks.count()));
   });
 }
 
