@@ -114,7 +114,7 @@ struct scan_backward_item {
   MOE_INLINE void before(scan_block const& block, auto lanes) const {
     V const bias = lanes_of(p.in.delta_bias, block);
     for (index_t t = 0; t < rows; ++t) {
-      V const dt = step_of<C.softplus>(V::load(p.in.delta.row(begin + t) + block.first, lanes) + bias);
+      V const dt = time_step_of<C.softplus>(V::load(p.in.delta.row(begin + t) + block.first, lanes) + bias);
       V d_y = V::load(p.d_out.row(begin + t) + block.first, lanes);
       if (p.in.z.data() != nullptr) {
         V const z = V::load(p.in.z.row(begin + t) + block.first, lanes), gate = sigmoid(z);

@@ -112,7 +112,7 @@ struct scan_forward_item {
   MOE_INLINE void before(index_t begin, index_t rows, scan_block const& block, auto lanes) const {
     V const bias = lanes_of(p.in.delta_bias, block);
     for (index_t t = 0; t < rows; ++t) {
-      V const dt = step_of<C.softplus>(V::load(p.in.delta.row(begin + t) + block.first, lanes) + bias);
+      V const dt = time_step_of<C.softplus>(V::load(p.in.delta.row(begin + t) + block.first, lanes) + bias);
       dt.store(m.dt + t * W);
       (dt * V::load(p.in.u.row(begin + t) + block.first, lanes)).store(m.du + t * W);
       V::zero().store(m.y + t * W);

@@ -90,7 +90,7 @@ void load_rates(matrix_view<A const> const& a, scan_block const& block, index_t 
 
 /// dt of delta + delta_bias.
 template <bool Softplus, class A>
-MOE_INLINE simd<A> step_of(simd<A> x) {
+MOE_INLINE simd<A> time_step_of(simd<A> x) {
   if constexpr (Softplus) return softplus(x);
   else return x;
 }
