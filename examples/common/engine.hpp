@@ -101,7 +101,8 @@ class engine {
   virtual double gradient_norm() = 0;
   virtual void update(std::span<moe::parameter_span const> spans, moe::group_schedule const& rates, double gradient_scale, index_t step) = 0;
 
-  /// Starts decoding a sequence of at most as many tokens as the length given to allocate.
+  /// Tokens that a decoded sequence may have: the length given to allocate, or no limit where what the model keeps of a sequence does not grow.
+  virtual index_t longest_context() const = 0;
   virtual void start_decoding() = 0;
   /// Feeds the next tokens of the sequence, decode_rows at most, and returns the logits [vocab] behind the last of them, in host memory.
   virtual moe::in<float, moe::dyn> decode(token_view token) = 0;

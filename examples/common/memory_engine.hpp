@@ -3,6 +3,8 @@
 //
 // Weights, gradients and moments are float. Where passes compute in bf16 they read a rounded copy of the weights, which follows them: every update
 // writes both, and put() rounds what came from the host.
+#include <limits>
+
 #include <examples/common/engine.hpp>
 #include <moe/core/elementwise.hpp>
 #include <moe/optim/clip.hpp>
@@ -53,6 +55,7 @@ class memory_engine : public engine {
     zeroed_ = true;
   }
 
+  index_t longest_context() const override { return state_bytes(1) == state_bytes(4096) ? std::numeric_limits<index_t>::max() : length_; }
   void start_decoding() override {
     moe::arena state(decoding_, decoding_bytes_);
     start_state(space_, state, length_);

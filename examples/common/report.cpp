@@ -53,7 +53,7 @@ void dry_run(engine const& model, preset const& p, run_config const& c) {
   out.print(row("moments", bytes(m.moments), "two of AdamW"));
   out.print(row("activations", bytes(m.activations), std::to_string(c.batch) + " sequences of " + std::to_string(c.length) + " tokens"));
   out.print(row("scratch", bytes(m.scratch), model.device()));
-  out.print(row("decoding", bytes(m.decoding), "keys, values and logits"));
+  out.print(row("decoding", bytes(m.decoding), "what is kept of earlier tokens, and logits"));
   out.print(row("batch", bytes(m.batch)));
   out.print(row("all", bytes(m.total())));
   out.print("work of training");

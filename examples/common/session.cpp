@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include <examples/common/optimizer.hpp>
 #include <examples/common/progress.hpp>
@@ -52,31 +53,28 @@ moe::in<float, moe::dyn> feed(engine& model, std::vector<int> const& ids) {
 
 }  // namespace
 
-std::string generate(engine& model, index_t length, codec const& codec, generation const& g,
-                     std::function<bool(std::string const&)> const& piece) {
-  std::vector<int> context = codec.encode(g.prompt.empty() ? "\n" : g.prompt);
-  auto const keep = [&](std::size_t n) { context.erase(context.begin(), context.end() - static_cast<std::ptrdiff_t>(std::min(n, context.size()))); };
+void generate(engine& model, codec const& codec, generation const& g, std::function<bool(std::string const&)> const& piece) {
+  std::vector<int> context = codec.encode(g.prompt.empty() ? "\n" : g.prompt);  // what a new start would read: nothing where there is no limit
+  index_t const longest = model.longest_context();
+  bool const limited = longest < std::numeric_limits<index_t>::max();
+  auto const start = [&] {
+    if (limited && static_cast<index_t>(context.size()) > longest / 2 + 1) context.erase(context.begin(), context.end() - (longest / 2 + 1));
+    model.start_decoding();
+    return feed(model, context);
+  };
   sampler draw(g.temperature, g.top_p);
   moe::random_stream const random{g.seed, moe::random_purpose::sampling, 0};
-  keep(static_cast<std::size_t>(length) / 2 + 1);
-  model.start_decoding();
-  auto logits = feed(model, context);
-  std::string text;
-  for (std::uint64_t i = 0; static_cast<index_t>(text.size()) < g.characters; ++i) {
+  auto logits = start();
+  index_t bytes = 0;
+  for (std::uint64_t i = 0; bytes < g.characters; ++i) {
     auto const usable = moe::vec(logits.data(), codec.size());  // a model may have more rows than the tokenizer has tokens
     int const id = draw.draw(usable, random.uniform(i));
-    text += codec.token(id);
-    if (piece && !piece(codec.token(id))) break;
-    context.push_back(id);
-    if (static_cast<index_t>(context.size()) <= length) {
-      logits = feed(model, {id});
-    } else {
-      keep(static_cast<std::size_t>(length) / 2 + 1);
-      model.start_decoding();
-      logits = feed(model, context);
-    }
+    bytes += static_cast<index_t>(codec.token(id).size());
+    if (!piece(codec.token(id))) break;
+    if (limited) context.push_back(id);
+    bool const full = limited && static_cast<index_t>(context.size()) > longest;
+    logits = full ? start() : model.decode(moe::vec(&id, 1));
   }
-  return text;
 }
 
 std::string printable(std::string_view text) {

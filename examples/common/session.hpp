@@ -31,10 +31,10 @@ struct generation {
   double temperature = 0.8, top_p = 0.95;
   std::uint64_t seed = 1;
 };
-/// The continuation of a prompt, at least `characters` bytes, decoded with the state of earlier tokens. `length` is the longest context; when it is
-/// full, decoding starts anew from its later half. `piece` is called with each new piece. The same for any number of threads.
-std::string generate(engine& model, index_t length, codec const& codec, generation const& g,
-                     std::function<bool(std::string const&)> const& piece = {});
+/// The continuation of a prompt, at least `characters` bytes, in pieces, each given to `piece`, which ends it by false. Decoded with the state of earlier
+/// tokens: where that grows, decoding starts anew from the later half of the longest context when that is full; where it does not, a token costs the same time
+/// and no memory however many came before. The same for any number of threads.
+void generate(engine& model, codec const& codec, generation const& g, std::function<bool(std::string const&)> const& piece);
 /// For a terminal: control characters and bytes that are no UTF-8 become '?'.
 std::string printable(std::string_view text);
 /// Bytes of `text` before a character that may not be complete yet.

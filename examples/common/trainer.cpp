@@ -101,7 +101,7 @@ int sample_command(engine& model, preset const& p, options const& o) {
   stop_signals const signals;
   std::fputs(printable(o.prompt).c_str(), stdout);
   std::string pending;  // a token may end inside a character
-  generate(model, run.config.length, run.tokens,
+  generate(model, run.tokens,
            {.prompt = o.prompt, .characters = o.characters, .temperature = o.temperature, .top_p = o.top_p, .seed = o.seed.value_or(1)},
            [&](std::string const& piece) {
              pending += piece;

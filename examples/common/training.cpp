@@ -316,8 +316,11 @@ void training::finish() {
   for (auto const& line : load_report(e.load)) out_.print(line);
   out_.print("evaluated " + thousands(e.tokens) + " tokens in " + duration_text(e.seconds) + ", each from the " + std::to_string(config_.length) +
              " tokens of its window at most; perplexity per token " + fixed(std::exp(e.nats / static_cast<double>(e.tokens)), 2));
-  std::string const text = generate(model_, config_.length, *codec_, {.prompt = "\n", .seed = config_.seed},
-                                    [](auto const&) { return stop_signals::received() == 0; });
+  std::string text;
+  generate(model_, *codec_, {.prompt = "\n", .seed = config_.seed}, [&](std::string const& piece) {
+    text += piece;
+    return stop_signals::received() == 0;
+  });
   out_.print("\nsample (temperature 0.8, top-p 0.95):\n" + printable(text) + "\n");
 
   auto const both = xz_bytes(corpus_.text), part = xz_bytes(corpus_.training());

@@ -16,6 +16,7 @@ using moe::index_t;
 struct faults {
   index_t poison_pass = -1;               ///< the gradient of this pass (counted from 0) gets a NaN
   int raise_pass = -1, raise_signal = 0;  ///< sends this signal to the process in that pass
+  bool constant_state = false;            ///< no fault: decoding keeps as much however many tokens came before
 };
 
 inline faults injected;
@@ -25,6 +26,8 @@ template <class T>
 class bigram_of final : public trainer::memory_engine<trainer::cpu_device, T> {
  public:
   static constexpr bool in_panels = std::is_same_v<T, moe::bf16>;
+
+  index_t starts = 0;  ///< of decoding
 
   index_t vocab() const override { return 256; }
   index_t buffer_size() const override { return 256 * 256 + 16; }
@@ -43,12 +46,13 @@ class bigram_of final : public trainer::memory_engine<trainer::cpu_device, T> {
  protected:
   void initial_weights(float* w, std::uint64_t seed) const override {
     moe::random_stream const random{seed, moe::random_purpose::initialisation, 0};
-    for (index_t i = 0; i < 256 * 256; ++i) w[place<float>(i / 256, i % 256)] = static_cast<float>(0.02 * random.normal(static_cast<std::uint64_t>(i)));
+    for (index_t i = 0; i < 256 * 256; ++i)
+      w[place<float>(i / 256, i % 256)] = static_cast<float>(0.02 * random.normal(static_cast<std::uint64_t>(i)));
     std::fill_n(w + 256 * 256, 16, 1.0f);
   }
   std::size_t activation_bytes(trainer::sequence_shape n) const override { return moe::aligned(static_cast<std::size_t>(n.tokens()) * sizeof(int)); }
   std::size_t scratch_bytes(moe::cpu const&, trainer::sequence_shape) const override { return 256 * sizeof(double); }
-  std::size_t state_bytes(index_t) const override { return 64; }
+  std::size_t state_bytes(index_t capacity) const override { return injected.constant_state ? 64 : 64 * static_cast<std::size_t>(capacity); }
   std::size_t decode_scratch_bytes(moe::cpu const&, index_t, index_t) const override { return 0; }
 
   void reserve(moe::cpu const&, moe::arena& memory, trainer::sequence_shape n) override { last_ = memory.vec<int>(n.tokens()); }
@@ -63,8 +67,13 @@ class bigram_of final : public trainer::memory_engine<trainer::cpu_device, T> {
   trainer::losses pass(moe::cpu const&, T const* w, trainer::token_view token, trainer::token_view target, moe::arena& scratch) override {
     return pass_over(w, nullptr, token, target, 0, scratch);
   }
-  void start_state(moe::cpu const&, moe::arena&, index_t) override {}
+  void start_state(moe::cpu const&, moe::arena& memory, index_t capacity) override {
+    memory.take<std::byte>(static_cast<index_t>(state_bytes(capacity)));
+    ++starts, position_ = 0;
+  }
   void decode_rows_of(moe::cpu const&, T const* w, trainer::token_view token, moe::matrix_view<float> logits, moe::arena&) override {
+    position_ += token.extent<0>();
+    moe::expects(position_ <= this->longest_context(), moe::errc::shape_mismatch, "bigram: ", position_, " tokens of a sequence");
     for (index_t t = 0; t < token.extent<0>(); ++t)
       for (int i = 0; i < 256; ++i) logits(t, i) = static_cast<float>(w[place<T>(token(t), i)]);
   }
@@ -94,7 +103,7 @@ class bigram_of final : public trainer::memory_engine<trainer::cpu_device, T> {
     return l;
   }
   moe::vector_view<int> last_;
-  index_t passes_ = 0;
+  index_t passes_ = 0, position_ = 0;
 };
 
 using bigram = bigram_of<float>;

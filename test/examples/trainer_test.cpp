@@ -14,6 +14,7 @@
 
 #include <examples/common/optimizer.hpp>
 #include <examples/common/process.hpp>
+#include <examples/common/session.hpp>
 #include <moe/io/checkpoint.hpp>
 #include <moe/optim/adamw.hpp>
 #include <moe/optim/clip.hpp>
@@ -94,7 +95,7 @@ TEST_CASE("trainer: learns, reports, samples, and evaluates the same again") {
     CHECK_MESSAGE(test::contains(r.out, part), part);
   auto const sample = r.out.find("top-p 0.95):\n") + 13;
   CHECK(r.out.find("\n\ntraining: ", sample) - sample >= 400);  // characters, from a context of 16 that is filled many times
-  CHECK(test::contains(r.out, "evaluated 2,400 tokens"));  // all of the held-out bytes, the last window of a batch that is not full included
+  CHECK(test::contains(r.out, "evaluated 2,400 tokens"));       // all of the held-out bytes, the last window of a batch that is not full included
   CHECK_FALSE(test::contains(r.out, "\r"));
   CHECK(test::contains(moe::read_file(f.run("a") + "/loss.svg"), "</svg>"));
   std::string const log = moe::read_file(f.run("a") + "/log.csv");
@@ -112,6 +113,29 @@ TEST_CASE("trainer: learns, reports, samples, and evaluates the same again") {
   result const again = run({}, {"train", "--data", f.text, "--out", f.run("a"), "--steps", "5"});
   CHECK(again.code == 1);
   CHECK(test::contains(again.err, "holds a run already; --resume continues it"));
+}
+
+TEST_CASE("trainer: a model whose state does not grow decodes any number of tokens from one start, and nothing is kept of them") {
+  trainer::codec const bytes = trainer::codec::learn("bytes", 256, {});
+  std::string texts[2];
+  for (bool const constant : {false, true}) {
+    test::injected = {.constant_state = constant};
+    test::bigram model;
+    model.use_threads(1);
+    CHECK(model.plan({1, 1 << 20}, trainer::purpose::decoding).decoding - model.plan({1, 16}, trainer::purpose::decoding).decoding ==
+          (constant ? 0u : 64u * ((1 << 20) - 16)));
+    model.allocate({1, 16}, trainer::purpose::decoding);
+    model.initialise(3);
+    CHECK(model.longest_context() == (constant ? std::numeric_limits<index_t>::max() : 16));
+    trainer::generate(
+        model, bytes,
+        {.prompt = "a prompt of more than sixteen bytes, and of more than the thirty-two of a piece", .characters = 500, .temperature = 3},
+        [&](std::string const& piece) { return texts[constant] += piece, true; });
+    CHECK(texts[constant].size() == 500);
+    CHECK(model.starts == (constant ? 1 : 1 + 500 / 8));  // the 8th token behind 9 of the prompt is one too many
+  }
+  CHECK(texts[0] == texts[1]);  // a bigram knows no more than the last byte
+  test::injected = {};
 }
 
 TEST_CASE("trainer: a run that was stopped and resumed equals one that never stopped, byte for byte") {
@@ -294,7 +318,8 @@ TEST_CASE("trainer: two trainers do not share a directory; a dry run makes none;
   for (char const* part : {"active per token", "moments", "activations", "scratch", "FLOPs per token"})
     CHECK_MESSAGE(test::contains(dry.out, part), part);
   CHECK_FALSE(test::contains(dry.out, "weights in bf16"));
-  CHECK(test::contains(run({}, {"train", "--dry-run", "--dtype", "bf16"}).out, "  weights in bf16              128.1 KiB  the copy that products read\n"));
+  CHECK(test::contains(run({}, {"train", "--dry-run", "--dtype", "bf16"}).out,
+                       "  weights in bf16              128.1 KiB  the copy that products read\n"));
   CHECK(access(f.run("dry").c_str(), F_OK) != 0);
   moe::make_directories(f.run("locked"));
   {

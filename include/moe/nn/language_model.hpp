@@ -1,4 +1,5 @@
 #pragma once
+#include <limits>
 #include <vector>
 
 #include <moe/core/elementwise.hpp>
@@ -67,9 +68,10 @@ struct language_model {
   template <class T>
   struct state {
     typename Body::template state<T> inner;
-    index_t position = 0, capacity;
+    index_t position = 0, capacity;  ///< capacity: tokens that a sequence may have; no limit where the layers' states do not grow
     template <class S>
-    state(S const& space, arena& a, index_t tokens) : inner(space, a, tokens), capacity(tokens) {}
+    state(S const& space, arena& a, index_t tokens)
+        : inner(space, a, tokens), capacity(has_constant_state<Body, T>(space) ? std::numeric_limits<index_t>::max() : tokens) {}
   };
 
   template <class T, class S>
@@ -140,7 +142,7 @@ struct language_model {
   static void logits(S const& space, T const* w, in<int, dyn> token, state<T>& s, matrix_view<accumulator<T>> out, arena& scratch) {
     index_t const rows = token.template extent<0>();
     moe::detail::check_matrix("language_model", "out", out, rows, vocab);
-    expects(s.position + rows <= s.capacity, errc::shape_mismatch, "language_model: ", rows, " tokens after ", s.position,
+    expects(rows <= s.capacity - s.position, errc::shape_mismatch, "language_model: ", rows, " tokens after ", s.position,
             " exceed the state's capacity of ", s.capacity);
     if (rows == 0) return;
     arena::scope const scope(scratch);

@@ -25,7 +25,7 @@ struct sequence_shape {
 ///   scratch_bytes<T>(space, shape)        of forward and of backward
 ///   forward(space, w, x, y, shape, activations, scratch)               y is overwritten; x must stay as it is until backward
 ///   backward(space, w, g, d_y, d_x, shape, activations, scale, scratch)  g += weight gradients, d_x is overwritten; `scale` multiplies the layer's own losses
-///   state<T>(space, arena, capacity)      what decoding keeps of earlier tokens
+///   state<T>(space, arena, capacity)      what decoding keeps of earlier tokens, `capacity` of them at most where its memory grows with them
 ///   extend_scratch_bytes<T>(space, rows, capacity)
 ///   extend(space, w, x, y, position, state, scratch)   the next x.rows() tokens of one sequence: bit for bit the rows that forward would give
 ///   for_each_router(activations, f)       calls f(activations of a mixture-of-experts layer) for each, in order
@@ -69,6 +69,13 @@ std::size_t measured(F const& take) {
   return a.peak();
 }
 }  // namespace detail
+
+/// Whether decoding keeps the same memory however many tokens came before, as recurrent layers do: then a state's capacity limits nothing.
+template <class L, class T, class S>
+bool has_constant_state(S const& space) {
+  auto const bytes = [&](index_t capacity) { return detail::measured([&](arena& a) { typename L::template state<T>(space, a, capacity); }); };
+  return bytes(1) == bytes(4096);
+}
 
 /// What the list says without a space: the types that residual, repeat, sequence and language_model are made of.
 template <class L>
