@@ -31,6 +31,7 @@
 #include <moe/attention/rope.hpp>
 
 #include <moe/ssm/causal_conv1d.hpp>
+#include <moe/ssm/decay_rates.hpp>
 #include <moe/ssm/selective_scan.hpp>
 #include <moe/ssm/selective_scan_operands.hpp>
 #include <moe/ssm/sequence_rows.hpp>
@@ -40,10 +41,12 @@
 #include <moe/nn/cross_entropy.hpp>
 #include <moe/nn/embedding.hpp>
 #include <moe/nn/ffn.hpp>
+#include <moe/nn/hugging_face.hpp>
 #include <moe/nn/language_model.hpp>
 #include <moe/nn/layer.hpp>
 #include <moe/nn/layer_norm.hpp>
 #include <moe/nn/linear.hpp>
+#include <moe/nn/mamba.hpp>
 #include <moe/nn/moe_ffn.hpp>
 #include <moe/nn/parameter.hpp>
 #include <moe/nn/residual.hpp>
