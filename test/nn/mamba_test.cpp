@@ -13,7 +13,7 @@ using moe::index_t;
 
 namespace {
 constexpr mamba_config small{.d_model = 6, .d_state = 3};
-constexpr mamba_config odd{.d_model = 5, .d_inner = 7, .d_state = 2, .d_conv = 3, .dt_rank = 2, .conv_bias = false};
+constexpr mamba_config odd{.d_model = 5, .d_inner = 7, .d_state = 3, .d_conv = 3, .dt_rank = 2, .conv_bias = false};
 constexpr mamba_config narrow{.d_model = 3, .expand = 1, .d_state = 1, .d_conv = 1};
 constexpr mamba_config larger{.d_model = 48};
 
@@ -251,7 +251,7 @@ TEST_CASE("mamba: a token does not see later ones, nor another sequence; NaN sta
 }
 
 TEST_CASE_TEMPLATE("mamba: a whole model decodes the logits of its forward pass, bit for bit, for any split", T, float, moe::bf16) {
-  static constexpr mamba_config config{.d_model = 16, .d_state = 4};
+  static constexpr mamba_config config{.d_model = 16};
   static constexpr language_model_config ends{.vocab = 11, .d_model = 16, .tied = true, .embedding_std = 0.7};
   using M = language_model<ends, repeat<2, residual<mamba<config>>>>;
   static_assert(moe::nn::layer_in<repeat<2, residual<mamba<config>>>, test::space, T>);
