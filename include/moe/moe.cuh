@@ -41,3 +41,5 @@
 #include <moe/routing/router.cuh>
 #include <moe/routing/topk.cuh>
 #include <moe/routing/weigh_rows.cuh>
+
+#include <moe/ssm/causal_conv1d.cuh>

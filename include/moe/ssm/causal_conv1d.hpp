@@ -10,45 +10,39 @@ struct causal_conv1d_config {
 };
 
 namespace detail {
-template <causal_conv1d_config C>
-void check_conv_state(char const* op, char const* name, auto const& state, index_t sequences, index_t channels) {
+void check_conv_state(char const* op, char const* name, auto const& state, index_t sequences, index_t rows, index_t channels) {
   if (state.data() == nullptr) return;
-  expects(state.template extent<0>() == sequences && state.template extent<1>() == C.width - 1 && state.template extent<2>() == channels,
-          errc::shape_mismatch, op, ": ", name, " is [", state.template extent<0>(), ", ", state.template extent<1>(), ", ",
-          state.template extent<2>(), "], needs [", sequences, ", ", C.width - 1, ", ", channels, "]");
+  index_t const n = state.template extent<0>(), of_each = state.template extent<1>(), columns = state.template extent<2>();
+  expects(n == sequences && of_each == rows && columns == channels, errc::shape_mismatch, op, ": ", name, " is [", n, ", ", of_each, ", ", columns,
+          "], needs [", sequences, ", ", rows, ", ", channels, "]");
 }
-template <causal_conv1d_config C>
-void check_conv_operands(char const* op, auto const& x, auto const& weight, auto const& bias, sequence_rows const& sequences,
-                         auto const& initial_state) {
-  static_assert(C.width >= 1, "moe::causal_conv1d: causal_conv1d_config::width must be at least 1");
-  index_t const channels = x.template extent<1>();
-  check_matrix(op, "weight", weight, channels, C.width);
+template <int W, class T>
+void check_conv_operands(char const* op, conv_operands<W, T> const& o, vector_view<T const> bias) {
+  index_t const channels = o.x.template extent<1>();
+  check_matrix(op, "weight", o.weight, channels, W);
   if (bias.data() != nullptr) check_vector(op, "bias", bias, channels);
-  check_conv_state<C>(op, "initial_state", initial_state, sequences.count, channels);
+  check_conv_state(op, "initial_state", o.initial_state, o.sequences.count, W - 1, channels);
 }
-template <causal_conv1d_config C>
-void check_conv(auto const& x, auto const& weight, auto const& bias, sequence_rows const& sequences, auto const& initial_state, auto const& y,
-                auto const& final_state) {
+template <int W, class T>
+void check_conv(conv_operands<W, T> const& o, vector_view<T const> bias, matrix_view<T> y, tensor<T, dyn, dyn, dyn> final_state) {
   char const* const op = "causal_conv1d";
-  check_conv_operands<C>(op, x, weight, bias, sequences, initial_state);
-  check_matrix(op, "y", y, x.template extent<0>(), x.template extent<1>());
-  check_conv_state<C>(op, "final_state", final_state, sequences.count, x.template extent<1>());
+  check_conv_operands(op, o, bias);
+  check_matrix(op, "y", y, o.x.template extent<0>(), o.x.template extent<1>());
+  check_conv_state(op, "final_state", final_state, o.sequences.count, W - 1, o.x.template extent<1>());
 }
-template <causal_conv1d_config C>
-void check_conv_backward(auto const& x, auto const& weight, auto const& bias, sequence_rows const& sequences, auto const& initial_state,
-                         auto const& d_y, auto const& d_final_state, auto const& d_x, auto const& d_weight, auto const& d_bias,
-                         auto const& d_initial_state) {
+template <int W, class T>
+void check_conv_backward(conv_operands<W, T> const& o, vector_view<T const> bias, conv_gradients<T> const& g,
+                         std::type_identity_t<tensor<accumulator<T>, dyn, W>> d_weight, vector_view<accumulator<T>> d_bias) {
   char const* const op = "causal_conv1d_backward";
-  index_t const tokens = x.template extent<0>(), channels = x.template extent<1>();
-  check_conv_operands<C>(op, x, weight, bias, sequences, initial_state);
-  check_matrix(op, "d_y", d_y, tokens, channels);
-  check_conv_state<C>(op, "d_final_state", d_final_state, sequences.count, channels);
-  check_matrix(op, "d_x", d_x, tokens, channels);
-  check_matrix(op, "d_weight", d_weight, channels, C.width);
+  index_t const tokens = o.x.template extent<0>(), channels = o.x.template extent<1>();
+  check_conv_operands(op, o, bias);
+  check_matrix(op, "d_y", g.d_y, tokens, channels);
+  check_conv_state(op, "d_final_state", g.d_final_state, o.sequences.count, W - 1, channels);
+  check_matrix(op, "d_x", g.d_x, tokens, channels);
+  check_matrix(op, "d_weight", d_weight, channels, W);
   if (d_bias.data() != nullptr) check_vector(op, "d_bias", d_bias, channels);
-  check_conv_state<C>(op, "d_initial_state", d_initial_state, sequences.count, channels);
+  check_conv_state(op, "d_initial_state", g.d_initial_state, o.sequences.count, W - 1, channels);
 }
-
 }  // namespace detail
 
 /// Convolution over time, every channel by itself, that looks back only; silu fused:
@@ -74,16 +68,17 @@ void check_conv_backward(auto const& x, auto const& weight, auto const& bias, se
 template <causal_conv1d_config C = causal_conv1d_config{}, class T>
 void causal_conv1d(cpu const& space, in<T, dyn, dyn> x, in<T, dyn, C.width> weight, in<T, dyn> bias, sequence_rows sequences,
                    in<T, dyn, dyn, dyn> initial_state, tensor<T, dyn, dyn> y, std::type_identity_t<tensor<T, dyn, dyn, dyn>> final_state) {
-  detail::check_conv<C>(x, weight, bias, sequences, initial_state, y, final_state);
+  detail::conv_operands<C.width, T> const operands{x, weight, bias.data(), sequences, initial_state};
+  detail::check_conv(operands, bias, y, final_state);
   detail::check_sequence_rows("causal_conv1d", space, sequences, x.template extent<0>());
-  detail::conv_forward<C.width, C.silu, T>(space, {x, weight, bias.data(), sequences, initial_state}, y, final_state);
+  detail::conv_forward<C.silu>(space, operands, y, final_state);
 }
 
 /// Bytes of scratch of causal_conv1d_backward.
 template <causal_conv1d_config C, class T>
 std::size_t causal_conv1d_backward_scratch_bytes(cpu const& /*space*/, index_t tokens, index_t channels, index_t sequences) {
   arena measure;
-  detail::conv_partials<accumulator<T>>(measure, C.width, tokens, channels, sequences);
+  detail::conv_partials<C.width, accumulator<T>>(measure, tokens, channels, sequences);
   return measure.peak();
 }
 
@@ -112,14 +107,15 @@ void causal_conv1d_backward(cpu const& space, in<T, dyn, dyn> x, in<T, dyn, C.wi
                             std::type_identity_t<tensor<accumulator<T>, dyn>> d_bias, std::type_identity_t<tensor<T, dyn, dyn, dyn>> d_initial_state,
                             arena& scratch) {
   char const* const op = "causal_conv1d_backward";
-  detail::check_conv_backward<C>(x, weight, bias, sequences, initial_state, d_y, d_final_state, d_x, d_weight, d_bias, d_initial_state);
+  detail::conv_operands<C.width, T> const operands{x, weight, bias.data(), sequences, initial_state};
+  detail::conv_gradients<T> const gradients{d_y, d_final_state, d_x, d_initial_state};
+  detail::check_conv_backward(operands, bias, gradients, d_weight, d_bias);
   index_t const tokens = x.template extent<0>(), channels = x.template extent<1>();
   detail::check_sequence_rows(op, space, sequences, tokens);
   detail::check_scratch(op, scratch, causal_conv1d_backward_scratch_bytes<C, T>(space, tokens, channels, sequences.count));
   arena::scope const scope(scratch);
-  auto const partials = detail::conv_partials<accumulator<T>>(scratch, C.width, tokens, channels, sequences.count);
-  detail::conv_operands<C.width, T> const operands{x, weight, bias.data(), sequences, initial_state};
-  detail::conv_backward<C.silu>(space, operands, detail::conv_gradients<T>{d_y, d_final_state, d_x, d_initial_state}, partials);
+  auto const partials = detail::conv_partials<C.width, accumulator<T>>(scratch, tokens, channels, sequences.count);
+  detail::conv_backward<C.silu>(space, operands, gradients, partials);
   detail::conv_add_partials<C.width>(space, sequences, partials, d_weight, d_bias);
 }
 

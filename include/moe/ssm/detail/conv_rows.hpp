@@ -4,8 +4,8 @@
 #include <moe/ssm/detail/sequence_tiles.hpp>
 
 // How causal_conv1d goes over its operands on the CPU: a tile of rows of one sequence by a block of channels at a time. A few rows are formed
-// together, so that a row is loaded once for several of the outputs that look at it; channels lie in the lanes of vectors. Memory is read in rows of a
-// block, long enough for the prefetchers of the hardware; walking down the rows of one vector of channels, with the window in registers, is not.
+// together, so that one load of a row serves several of the outputs that look at it; channels lie in the lanes of vectors. Memory is read in rows of
+// a block, long enough for the prefetchers of the hardware; walking down the rows of one vector of channels, with the window in registers, is not.
 namespace moe::inline MOE_ISA::detail {
 
 /// Channels of a block: their weights take 8 KiB of L1, or one vector of channels.

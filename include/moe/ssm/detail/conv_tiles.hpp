@@ -9,11 +9,13 @@ namespace moe::inline MOE_ISA::detail {
 
 /// Rows of a tile: 64, or what tile but the first of a sequence needs to reach back to its initial state. Its gradients of weight and bias form one
 /// partial sum.
-constexpr index_t conv_chunk(int width) { return width <= 65 ? 64 : (width + 62) / 64 * 64; }
+template <int W>
+inline constexpr index_t conv_chunk = W <= 65 ? 64 : (W + 62) / 64 * 64;
 
 /// What forward and backward read.
 template <int W, class T>
 struct conv_operands {
+  static_assert(W >= 1, "moe::causal_conv1d: causal_conv1d_config::width must be at least 1");
   tensor<T const, dyn, dyn> x;
   tensor<T const, dyn, W> weight;
   T const* bias;
@@ -38,7 +40,7 @@ struct conv_gradients {
 /// Calls f(i, tile, first, n, weights) for all tiles by blocks of n channels from `first` on. A worker keeps the weights of a block for a few tiles.
 template <int W, class T, class F>
 void conv_tiles(cpu const& space, conv_operands<W, T> const& o, double work, F const& f) {
-  index_t const channels = o.x.template extent<1>(), size = conv_chunk(W), block = conv_block<accumulator<T>>(W), blocks = chunks(channels, block);
+  index_t const channels = o.x.template extent<1>(), size = conv_chunk<W>, block = conv_block<accumulator<T>>(W), blocks = chunks(channels, block);
   index_t const tiles = sequence_tiles(o.x.template extent<0>(), o.sequences.count, size);
   index_t const together = std::clamp<index_t>(tiles * blocks / (8 * std::max(space.threads, 1)), 1, 16), items = chunks(tiles, together) * blocks;
   double const rows = static_cast<double>(o.x.template extent<0>()) / static_cast<double>(std::max<index_t>(1, tiles)) + 1;
@@ -53,8 +55,8 @@ void conv_tiles(cpu const& space, conv_operands<W, T> const& o, double work, F c
 template <bool Silu, bool Stream, int W, class T>
 void conv_forward_tile(sequence_tile const& tile, conv_operands<W, T> const& o, tensor<T, dyn, dyn> y, index_t first, index_t n,
                        conv_weights<W, T> const& weights) {
-  T const* in[static_cast<std::size_t>(conv_chunk(W) + W - 1)];
-  T* out[static_cast<std::size_t>(conv_chunk(W))];
+  T const* in[static_cast<std::size_t>(conv_chunk<W> + W - 1)];
+  T* out[static_cast<std::size_t>(conv_chunk<W>)];
   index_t const rows = tile.end - tile.begin;
   for (index_t i = 0; i < rows + W - 1; ++i) in[i] = o.input(tile, tile.begin - (W - 1) + i, first);
   for (index_t i = 0; i < rows; ++i) out[i] = y.row(tile.first + tile.begin + i) + first;
@@ -63,7 +65,7 @@ void conv_forward_tile(sequence_tile const& tile, conv_operands<W, T> const& o, 
   for (; i < rows; ++i) conv_forward_rows<Silu, Stream, 1, W, T>(in + i, weights, out + i, n);
 }
 
-template <int W, bool Silu, class T>
+template <bool Silu, int W, class T>
 void conv_forward(cpu const& space, conv_operands<W, T> const& o, tensor<T, dyn, dyn> y, tensor<T, dyn, dyn, dyn> final_state) {
   bool const stream = streams_rows(y);
   conv_tiles(space, o, Silu ? 20 : 8, [&](index_t, sequence_tile const& tile, index_t first, index_t n, conv_weights<W, T> const& weights) {
@@ -83,7 +85,7 @@ template <bool Silu, bool Stream, int W, class T>
 void conv_backward_tile(sequence_tile const& tile, conv_operands<W, T> const& o, conv_gradients<T> const& g, index_t first, index_t n,
                         conv_weights<W, T> const& weights, conv_carry<W, accumulator<T>>& carry) {
   constexpr index_t behind = (W - 1 + conv_rows - 1) / conv_rows * conv_rows;
-  constexpr auto most = static_cast<std::size_t>(conv_chunk(W) + behind);
+  constexpr auto most = static_cast<std::size_t>(conv_chunk<W> + behind);
   T const *in[most + W - 1], *d_y[most], *start[most];
   T* d_x[most];
   alignas(64) T unwanted[static_cast<std::size_t>(conv_block<accumulator<T>>(W))];
@@ -107,9 +109,9 @@ void conv_backward_tile(sequence_tile const& tile, conv_operands<W, T> const& o,
 }
 
 /// The sums over the rows of each tile: row i * (W + 1) + k is tap k of tile i, or, for k == W, the bias.
-template <class A>
-matrix_view<A> conv_partials(arena& memory, int width, index_t tokens, index_t channels, index_t sequences) {
-  return memory.mat<A>(elements(sequence_tiles(elements(tokens), elements(sequences), conv_chunk(width)), width + 1), channels);
+template <int W, class A>
+matrix_view<A> conv_partials(arena& memory, index_t tokens, index_t channels, index_t sequences) {
+  return memory.mat<A>(elements(sequence_tiles(elements(tokens), elements(sequences), conv_chunk<W>), W + 1), channels);
 }
 
 template <bool Silu, int W, class T>
@@ -133,7 +135,7 @@ void conv_backward(cpu const& space, conv_operands<W, T> const& o, conv_gradient
 template <int W, class A>
 void conv_add_partials(cpu const& space, sequence_rows const& sequences, matrix_view<A> partials, tensor<A, dyn, W> d_weight, tensor<A, dyn> d_bias) {
   using V = simd<A>;
-  index_t const size = conv_chunk(W);
+  index_t const size = conv_chunk<W>;
   parallel_chunks(space, d_weight.template extent<0>(), V::width, static_cast<double>(partials.rows()), [&](index_t, index_t begin, index_t end) {
     for (index_t s = 0; s < sequences.count; ++s) {
       index_t const first = first_tile(sequences, s, size), tiles = chunks(sequences.rows(s), size);
