@@ -16,6 +16,7 @@
 #include <moe/optim/adamw.hpp>
 #include <moe/routing/dispatch.hpp>
 #include <moe/routing/topk.hpp>
+#include <moe/ssm/causal_conv1d.hpp>
 
 namespace {
 
@@ -91,6 +92,29 @@ call routing(bool sort) {
   };
 }
 
+struct convolution {
+  static constexpr causal_conv1d_config config{};
+  index_t count = 4, length = 2048, channels = 1024, tokens = count * length;
+  bench::operands o{256};
+  matrix_view<float> x = o.mat(tokens, channels), y = o.mat(tokens, channels), d_y = o.mat(tokens, channels), d_x = o.mat(tokens, channels);
+  matrix_view<float> weight = o.mat(channels, config.width), d_weight = o.mat(channels, config.width);
+  vector_view<float> bias = o.vec(channels), d_bias = o.vec(channels);
+  arena scratch = o.scratch(causal_conv1d_backward_scratch_bytes<config, float>(bench::space(), tokens, channels, count));
+  sequence_rows sequences = equal_sequences(count, length);
+
+  void forward() { causal_conv1d<config, float>(bench::space(), x, weight, bias, sequences, {}, y, {}); }
+  void backward() {
+    causal_conv1d_backward<config, float>(bench::space(), x, weight, bias, sequences, {}, d_y, {}, d_x, d_weight, d_bias, {}, scratch);
+  }
+};
+call convolve(bool backward) {
+  auto const c = std::make_shared<convolution>();
+  return [c, backward] {
+    c->forward();
+    if (backward) c->backward();
+  };
+}
+
 struct parameters {
   index_t n = 42'000'000, step = 0;
   bench::operands o{700};
@@ -117,6 +141,8 @@ std::map<std::string, std::function<call()>> const operators{
     {"routing E=64 k=8", [] { return routing<8>(false); }},
     {"routing and sort E=64 k=2", [] { return routing<2>(true); }},
     {"routing and sort E=64 k=8", [] { return routing<8>(true); }},
+    {"causal_conv1d B=4 D=1024 L=2048", [] { return convolve(false); }},
+    {"causal_conv1d forward and backward B=4 D=1024 L=2048", [] { return convolve(true); }},
     {"adamw", [] { return optimizer(); }},
 };
 

@@ -2,7 +2,7 @@
 """Operators in PyTorch, as a user writes them without an extension, by the names of bench/peers/ops.cpp and with its protocol. See torch_compare.py.
 
 Experts are a loop over index_select, three matrix products, and index_add. Attention is softmax(q k^T + mask) v. Routing is softmax, topk, and a
-renormalisation; sorting by expert is a stable argsort and a bincount.
+renormalisation; sorting by expert is a stable argsort and a bincount. The convolution has its channels before time, as torch wants it.
 """
 import sys
 import time
@@ -60,6 +60,26 @@ def routing(k, sort):
     return call
 
 
+def causal_conv1d(backward):
+    batch, channels, length = 4, 1024, 2048
+    x, weight, bias = torch.rand(batch, channels, length) * 2 - 1, torch.rand(channels, 1, 4) - 0.5, torch.rand(channels) - 0.5
+    d_y = torch.rand(batch, channels, length)
+
+    def convolved():
+        return torch.nn.functional.silu(torch.nn.functional.conv1d(x, weight, bias, padding=3, groups=channels)[..., :length])
+
+    def forward():
+        with torch.no_grad():
+            convolved()
+
+    def both():
+        x.grad = weight.grad = bias.grad = None
+        convolved().backward(d_y)
+    for v in (x, weight, bias):
+        v.requires_grad_(backward)
+    return both if backward else forward
+
+
 def adamw():
     weights = torch.nn.Parameter(torch.rand(42_000_000))
     weights.grad = torch.rand(42_000_000) - 0.5
@@ -79,6 +99,8 @@ OPERATORS = {
     "routing E=64 k=8": lambda: routing(8, False),
     "routing and sort E=64 k=2": lambda: routing(2, True),
     "routing and sort E=64 k=8": lambda: routing(8, True),
+    "causal_conv1d B=4 D=1024 L=2048": lambda: causal_conv1d(False),
+    "causal_conv1d forward and backward B=4 D=1024 L=2048": lambda: causal_conv1d(True),
     "adamw": adamw,
 }
 
