@@ -24,6 +24,7 @@
 #include <moe/routing/balance.hpp>
 #include <moe/routing/dispatch.hpp>
 #include <moe/routing/topk.hpp>
+#include <moe/ssm/causal_conv1d.hpp>
 
 using doctest::Approx;
 
@@ -292,4 +293,21 @@ TEST_CASE("group_schedule: half the rate for one group, and a step of a layer wi
                       /*grad_scale=*/1, /*step=*/10);
   // [/group_schedule]
   CHECK(w[0] == Approx(1 - 5e-4 * 0.1 - 5e-4 * (0.1 / (1 - std::pow(0.9, 10))) / std::sqrt(0.05 / (1 - std::pow(0.95, 10)))).epsilon(1e-6));
+}
+
+TEST_CASE("causal_conv1d: a sequence in two calls") {
+  // [causal_conv1d]
+  constexpr moe::causal_conv1d_config config{.width = 2, .silu = false};
+  std::vector<float> x{1, 2, 3}, weight{10, 1}, bias{0.5f}, state{4}, y(3);  // one channel
+  moe::tensor<float, moe::dyn, moe::dyn, moe::dyn> const inputs(state.data(), 1, 1, 1);
+  auto const rows = [](std::vector<float>& v, moe::index_t begin, moe::index_t end) { return moe::rows_of(moe::mat(v.data(), 3, 1), begin, end); };
+  auto const run = [&](moe::index_t begin, moe::index_t end) {
+    moe::causal_conv1d<config, float>(moe::cpu{}, rows(x, begin, end), moe::mat(weight.data(), 1, 2), moe::vec(bias.data(), 1),
+                                      moe::equal_sequences(1, end - begin), inputs, rows(y, begin, end), inputs);
+  };
+  run(0, 2);
+  run(2, 3);  // goes on where the first call ended
+  CHECK(y == std::vector<float>{41.5f, 12.5f, 23.5f});
+  CHECK(state[0] == 3);
+  // [/causal_conv1d]
 }
