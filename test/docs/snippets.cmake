@@ -44,7 +44,7 @@ foreach(file IN LISTS files)
   endif()
 endforeach()
 
-string(REGEX MATCHALL "// \\[/[a-z_]+\\]\n" marks "${test}")
+string(REGEX MATCHALL "// \\[/[a-z0-9_]+\\]\n" marks "${test}")
 list(LENGTH marks snippets)
 list(LENGTH files count)
 if(NOT snippets EQUAL count OR count EQUAL 0)
