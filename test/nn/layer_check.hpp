@@ -83,10 +83,10 @@ void check_layer_gradients(moe::nn::sequence_shape n, std::uint64_t seed = 1, gr
   };
   for (auto const& p : moe::nn::parameters_of<L, test::space>()) {
     std::vector<double> const part(g.begin() + p.offset, g.begin() + p.offset + p.size);
-    if (on_cuda) check_direction(p.name.c_str(), loss, run.w.data() + p.offset, p.size, part, seed, 1e-5);
+    if (on_cuda) check_direction(p.name.c_str(), loss, run.w.data() + p.offset, p.size, part, seed, tolerance.step);
     else check_gradient_at(p.name.c_str(), loss, run.w.data(), places_of(p), g.data(), tolerance);
   }
-  if (on_cuda) check_direction("x", loss, run.x.data(), run.x.size(), d_x, seed, 1e-5);
+  if (on_cuda) check_direction("x", loss, run.x.data(), run.x.size(), d_x, seed, tolerance.step);
   else check_gradient("x", loss, run.x.data(), run.x.size(), d_x, tolerance);
   CHECK_MESSAGE(same_choice, "a step changed the choice of experts: take another seed");
 }
