@@ -43,3 +43,4 @@
 #include <moe/routing/weigh_rows.cuh>
 
 #include <moe/ssm/causal_conv1d.cuh>
+#include <moe/ssm/decay_rates.cuh>
