@@ -10,8 +10,8 @@ struct plain_scan {
   float const *u, *delta, *a, *b, *c, *skip, *bias;
   float* out;
 };
-/// The loop over states under #pragma omp simd, compiled with -ffast-math: only then does g++ take the exponentials of several lanes from libmvec. A file
-/// of its own, which sees no header of the library.
+/// The loop over states under #pragma omp simd, compiled with -ffast-math: only then does g++ take the exponentials of several lanes from libmvec. A
+/// file of its own, which sees no header of the library.
 void scan_simd(plain_scan const& p, int threads);
 
 namespace {  // a copy for each file: they are compiled with different options

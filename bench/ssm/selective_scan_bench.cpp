@@ -105,8 +105,8 @@ void scan_scalar(bench::plain_scan const& p, int threads) {
     return y;
   });
 }
-/// The scan and a plain loop in turns, so that both see the same machine: how many times faster, medians. of_exponentials: the time of its exponentials
-/// alone over the time of the scan.
+/// The scan and a plain loop in turns, so that both see the same machine: how many times faster, medians. of_exponentials: the time of its
+/// exponentials alone over the time of the scan.
 void against(benchmark::State& state, void (*loop)(bench::plain_scan const&, int)) {
   sequences<float> s(state);
   bench::plain_scan const p{s.count,    s.length,      s.channels,    N,           s.u.data(), s.delta.data(), s.a.data(), s.b.data(),

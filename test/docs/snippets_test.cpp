@@ -25,6 +25,7 @@
 #include <moe/routing/dispatch.hpp>
 #include <moe/routing/topk.hpp>
 #include <moe/ssm/causal_conv1d.hpp>
+#include <moe/ssm/selective_scan.hpp>
 
 using doctest::Approx;
 
@@ -310,4 +311,21 @@ TEST_CASE("causal_conv1d: a sequence in two calls") {
   CHECK(y == std::vector<float>{41.5f, 12.5f, 23.5f});
   CHECK(state[0] == 3);
   // [/causal_conv1d]
+}
+
+TEST_CASE("selective_scan: a row, then another one, with the state of the first") {
+  // [selective_scan]
+  constexpr moe::selective_scan_config config{.d_state = 1, .softplus = false};
+  std::vector<float> u{2, 3}, delta{1, 1}, a{0}, b{1, 1}, c{10, 100}, y(2), state{0.5f};  // one channel; a = 0: nothing decays
+  auto const one = [](std::vector<float>& v, moe::index_t t) { return moe::mat(v.data() + t, 1, 1); };
+  moe::scan_states<float> const h(state.data(), 1, 1, 1);
+  moe::buffer memory(moe::selective_scan_scratch_bytes<config, float>(moe::cpu{}, 1, 1, 1));
+  moe::arena scratch(memory);
+  for (moe::index_t t = 0; t < 2; ++t) {
+    moe::selective_scan_inputs<float> const in{one(u, t), one(delta, t), one(a, 0), one(b, t), one(c, t), {}, {}, {}};
+    moe::selective_scan<config>(moe::cpu{}, in, moe::equal_sequences(1, 1), h, one(y, t), h, {}, scratch);
+  }
+  CHECK(y == std::vector<float>{25, 550});  // h = 0.5 + 2, then + 3
+  CHECK(state[0] == 5.5f);
+  // [/selective_scan]
 }

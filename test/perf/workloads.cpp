@@ -14,6 +14,7 @@
 #include <moe/optim/adamw.hpp>
 #include <moe/routing/dispatch.hpp>
 #include <moe/routing/topk.hpp>
+#include <moe/ssm/selective_scan.hpp>
 
 /// A name that valgrind waits for; nobody may inline or clone it.
 extern "C" __attribute__((noinline, used)) void measured_call(void (*f)(void const*), void const* argument) {
@@ -132,6 +133,26 @@ void rows() {
   workload("rms_norm", tokens * d, "element", [&] { rms_norm(one, gate, weight, 1e-5f, h, rstd); });
 }
 
+void scans() {
+  static constexpr selective_scan_config config{};
+  constexpr index_t channels = 32, tokens = 2 * 96, n = config.d_state;
+  operands o;
+  auto const rows = [&] { return o.mat(tokens, channels); };
+  auto const a = o.mat(channels, n);
+  for (index_t i = 0; i < a.size(); ++i) a.data()[i] -= 1;
+  selective_scan_inputs<float> const in{rows(), rows(), a, o.mat(tokens, n), o.mat(tokens, n), o.vec(channels), o.vec(channels), rows()};
+  selective_scan_gradients<float> const g{rows(),           rows(),          o.mat(channels, n), o.mat(tokens, n),
+                                          o.mat(tokens, n), o.vec(channels), o.vec(channels),    rows()};
+  auto const out = rows(), d_out = rows();
+  auto const kept = selective_scan_checkpoints<float>::take(o.memory(), tokens, 2, channels, n);
+  sequence_rows const where = equal_sequences(2, tokens / 2);
+  arena scratch = o.scratch(std::max(selective_scan_scratch_bytes<config, float>(one, tokens, channels, 2),
+                                     selective_scan_backward_scratch_bytes<config, float>(one, tokens, channels, 2)));
+  workload("selective_scan", tokens * channels * n, "update", [&] { selective_scan<config>(one, in, where, {}, out, {}, kept, scratch); });
+  workload("selective_scan_backward", tokens * channels * n, "update",
+           [&] { selective_scan_backward<config>(one, in, where, {}, kept, d_out, {}, g, {}, scratch); });
+}
+
 void loss() {
   static constexpr cross_entropy_config mean{.mean = true};
   constexpr index_t tokens = 64, vocab = 512, d = 64;
@@ -160,6 +181,7 @@ int main(int count, char** argument) {
   heads();
   routing();
   rows();
+  scans();
   loss();
   optimizer();
 }
