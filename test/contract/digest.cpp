@@ -11,6 +11,7 @@
 #include <moe/nn/embedding.hpp>
 #include <moe/nn/language_model.hpp>
 #include <moe/nn/layer_norm.hpp>
+#include <moe/nn/mamba.hpp>
 #include <moe/nn/moe_ffn.hpp>
 #include <moe/nn/residual.hpp>
 #include <moe/nn/rms_norm.hpp>
@@ -269,7 +270,7 @@ void whole_model() {
   using namespace moe::nn;
   constexpr moe_ffn_config sparse{.d_model = 48, .d_ff = 44, .experts = 3, .granularity = 2, .shared_experts = 1, .capacity_factor = 1.25};
   using attend = residual<attention_layer<attention_config{.d_model = 48, .heads = 4}>>;
-  using block = sequence<attend, residual<moe_ffn<sparse>>>;
+  using block = sequence<attend, residual<moe_ffn<sparse>>, residual<mamba<mamba_config{.d_model = 48}>>>;
   using model = language_model<language_model_config{.vocab = 61, .d_model = 48}, block>;
   sequence_shape const n{.sequences = 2, .length = 39};
   operands o;
