@@ -523,6 +523,40 @@ TEST_CASE_TEMPLATE("products of packed weights: exactly the stated scratch is en
     }
 }
 
+// What is larger than the caches and overwritten is written past them.
+TEST_CASE("gradients of weights that are larger than the caches: overwritten == added to zeros, with whole and cut panels") {
+  constexpr index_t experts = 4, out = 1050, in = 517;  // 33 panels, the last cut; 8.9 MB
+  static_assert(experts * panel_layout<float>::size(out, in) * 4 >= moe::detail::streaming_bytes);
+  array<index_t> const offsets = offsets_of({3, 0, 700, 14});  // of several passes, of one, of none
+  index_t const rows = offsets(experts);
+  array<float> x(rows, in), y(rows, out);
+  x.normal(1), y.normal(2);
+  std::size_t const bytes = moe::packed_gemm_scratch_bytes<float>(test::on(), experts, rows, out, in);
+  panels<float> added(experts, out, in);
+  moe::buffer const aligned(moe::packed_weights_bytes<float>(experts, out, in));
+  auto const values = reinterpret_cast<float*>(aligned.data());
+  packed_weights<float> const over(values, experts, out, in);
+  REQUIRE(moe::detail::worth_streaming(values, panel_layout<float>::columns, experts * over.matrix_size()));
+  exact_scratch memory(bytes);
+  auto scratch = memory.get();
+  moe::grouped_gemm_weight_gradient<add>(test::on(), y.mat(), x.mat(), offsets.vec(), added.view(), scratch);
+  for (int threads : {1, 2, 3}) {
+    std::fill_n(values, experts * over.matrix_size(), NAN);
+    exact_scratch own(moe::packed_gemm_scratch_bytes<float>(moe::cpu{threads}, experts, rows, out, in));
+    auto s = own.get();
+    moe::grouped_gemm_weight_gradient<overwrite>(moe::cpu{threads}, y.mat(), x.mat(), offsets.vec(), over, s);
+    index_t different = 0;
+    for (index_t e = 0; e < experts; ++e)
+      for (index_t o = 0; o < out; ++o)
+        for (index_t i = 0; i < in; ++i) different += over(e, o, i) != added.view()(e, o, i);
+    CHECK(different == 0);
+  }
+  CHECK(added.view()(1, 5, 5) == 0.0f);
+  double exact = 0;
+  for (index_t r = 0; r < 3; ++r) exact += double(y(r, 1049)) * double(x(r, 516));
+  CHECK(over(0, 1049, 516) == doctest::Approx(exact).epsilon(1e-5));
+}
+
 TEST_CASE("products of packed weights: wrong arguments are named before anything is written") {
   array<float> x(3, 4), w(10, 4), y(3, 5), narrow(3, 3);
   x.normal(1), w.normal(2), y.fill(2.0f);

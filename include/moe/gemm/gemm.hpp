@@ -117,8 +117,8 @@ void gemm(cpu const& space, MA const& a, MB const& b, tensor<TC, M, N> const& c,
 /// Where the panels are what the unit reads, nothing of w is packed with transpose_b (bf16 without the unit dot: it is converted tile by tile); without,
 /// rows of a take the place of w in vectors, and elements of w are broadcast from a copy of a few inputs at a time. The same bits as with a plain w.
 ///
-/// Throws  as gemm, for scratch of packed_gemm_scratch_bytes where a and w are of one type and the unit is automatic, and of
-///         gemm_scratch_bytes in any case; bad_argument if w is not exactly one weight.
+/// Throws  as gemm, for scratch of packed_gemm_scratch_bytes (with transpose_b, where a and w differ in type or the unit is not automatic, that of
+///         gemm_scratch_bytes); bad_argument if w is not exactly one weight.
 template <gemm_config C = gemm_config{}, detail::matrix_like MA, class TB, class TC, index_t M, index_t N>
 void gemm(cpu const& space, MA const& a, packed_weights<TB> w, tensor<TC, M, N> const& c, arena& scratch) {
   using T = std::remove_const_t<TB>;
@@ -152,16 +152,16 @@ void gemm(cpu const& space, MA const& a, MB const& b, packed_weights<TC> g, aren
   detail::matrix_product<TB, detail::plain_factor<step, TA>, TC> const p{
       // rows of a panel are inputs, its columns outputs
       detail::operand_of<true>(b), {detail::operand_of<false>(a)}, g.data(), panel, in_columns, rows, g.panel_size()};
+  bool const stream = detail::worth_streaming(g.data(), panel, g.matrix_size());
   detail::multiply_all<step, TC>(
-      "gemm", space, {1, out, detail::panel_lanes(rows, out), detail::gradient_rows}, C.accumulate, [&](index_t) { return p; }, scratch);
+      "gemm", space, {1, out, detail::panel_lanes(rows, out), detail::gradient_rows, stream}, C.accumulate, [&](index_t) { return p; }, scratch);
 }
 
 /// Bytes of scratch gemm needs for outputs stored as TC.
 template <class TC>
 std::size_t gemm_scratch_bytes(cpu const& space, index_t m, index_t n, index_t k) {
   using A = accumulator<TC>;
-  return std::max(detail::product_scratch_bytes<A, TC>(space, {1, n, detail::shared_lanes(m, k, n)}),
-                  detail::turned_scratch_bytes<A>(space, {1, n, k}));
+  return detail::product_scratch_bytes<A, TC>(space, {1, n, detail::shared_lanes(m, k, n)});
 }
 
 }  // namespace moe::inline MOE_ISA

@@ -153,8 +153,10 @@ void grouped_gemm_weight_gradient(cpu const& space, tensor<T, YR, YC> const& d_y
                                                                         nothing ? 0 : m,
                                                                         count};
   };
-  detail::multiply_all<step, TW>("grouped_gemm_weight_gradient", space, {experts, n, detail::gradient_lanes(experts, rows, n), detail::gradient_rows},
-                                 C.accumulate, product_of, scratch);
+  bool const stream = detail::worth_streaming(d_w.data(), d_w.row_stride(), experts * m * n);
+  detail::multiply_all<step, TW>("grouped_gemm_weight_gradient", space,
+                                 {experts, n, detail::gradient_lanes(experts, rows, n), detail::gradient_rows, stream}, C.accumulate, product_of,
+                                 scratch);
 }
 
 /// Bytes of scratch for grouped_gemm_weight_gradient over `rows` rows with `in` input columns.
@@ -221,8 +223,10 @@ requires(!std::same_as<TW, bf16>) void grouped_gemm_weight_gradient(cpu const& s
                                                                         count,
                                                                         d_w.panel_size()};
   };
-  detail::multiply_all<step, TW>("grouped_gemm_weight_gradient", space, {experts, n, detail::gradient_lanes(experts, rows, n), detail::gradient_rows},
-                                 C.accumulate, product_of, scratch);
+  bool const stream = detail::worth_streaming(d_w.data(), panel_layout<TW>::columns, experts * d_w.matrix_size());
+  detail::multiply_all<step, TW>("grouped_gemm_weight_gradient", space,
+                                 {experts, n, detail::gradient_lanes(experts, rows, n), detail::gradient_rows, stream}, C.accumulate, product_of,
+                                 scratch);
 }
 
 /// Bytes of scratch for the products of `experts` packed weights [out, in] with `rows` rows in all: forward, input gradient and weight gradient.

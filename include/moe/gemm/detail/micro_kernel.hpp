@@ -1,6 +1,7 @@
 #pragma once
 #include <algorithm>
 
+#include <moe/core/detail/streaming.hpp>
 #include <moe/core/simd.hpp>
 
 namespace moe::inline MOE_ISA::detail {
@@ -49,6 +50,9 @@ struct fetch_path {
 template <class Step>
 inline constexpr index_t chunk_steps = panel_columns / Step::depth;
 
+/// What becomes of c: overwritten, overwritten past the caches (then its rows are whole cache lines), or what the sums start from.
+enum class writing { overwrite, stream, add };
+
 /// The row below. One running pointer: the compiler would rather keep twelve addresses, in more registers than there are.
 template <class T>
 MOE_INLINE T* next_row(T* row, index_t stride) {
@@ -57,18 +61,18 @@ MOE_INLINE T* next_row(T* row, index_t stride) {
   return row;
 }
 
-/// c[i, j] = (from_c ? c[i, j] : 0) + sum over steps of a[., i] b[., j] for i < Rows, j < block_columns: each element one chain in ascending k.
-///   a  [steps, Rows]             packed, contiguous
+/// c[i, j] = (add ? c[i, j] : 0) + sum over steps of a[., i] b[., j] for i < Rows, j < block_columns: each element one chain in ascending k.
+///   a  [steps, Rows]             packed, steps `a_step` lanes apart
 ///   b  [steps, panel_columns]    packed; the block reads the first block_columns of each row
 template <class Step, int Rows, class TC>
-MOE_NOINLINE void multiply_full_block(index_t steps, typename Step::lane const* a, typename Step::lane const* b, TC* c, index_t c_stride, bool from_c,
-                                      fetch_path next) {
+MOE_NOINLINE void multiply_full_block(index_t steps, typename Step::lane const* a, index_t a_step, typename Step::lane const* b, TC* c,
+                                      index_t c_stride, writing how, fetch_path next) {
   using V = simd<typename Step::lane>;
   V sum[Rows][block_vectors];  // in registers only if every index is a constant: all loops over it are unrolled, and no element's address is taken
   MOE_UNROLL(16)
   for (int i = 0; i < Rows; ++i) MOE_UNROLL(4)
   for (int j = 0; j < block_vectors; ++j) sum[i][j] = V::zero();
-  if (from_c) {
+  if (how == writing::add) {
     TC* row = c;
     MOE_UNROLL(16)
     for (int i = 0; i < Rows; ++i) {
@@ -90,11 +94,21 @@ MOE_NOINLINE void multiply_full_block(index_t steps, typename Step::lane const* 
         MOE_UNROLL(4)
         for (int j = 0; j < block_vectors; ++j) sum[i][j] = Step::add(x, row[j], sum[i][j]);
       }
-      a += Rows;
+      a += a_step;
       b += panel_columns;
       next.at += next.step;
     }
   }
+  if constexpr (std::is_same_v<TC, typename Step::lane>)
+    if (how == writing::stream) {
+      MOE_UNROLL(16)
+      for (int i = 0; i < Rows; ++i) {
+        MOE_UNROLL(4)
+        for (int j = 0; j < block_vectors; ++j) stream(sum[i][j].v, c + j * V::width);
+        c = next_row(c, c_stride);
+      }
+      return;
+    }
   MOE_UNROLL(16)
   for (int i = 0; i < Rows; ++i) {
     MOE_UNROLL(4)
@@ -104,28 +118,28 @@ MOE_NOINLINE void multiply_full_block(index_t steps, typename Step::lane const* 
 }
 /// multiply_full_block for the `columns` <= block_columns that c has; b is zero beyond them.
 template <class Step, int Rows, class TC>
-inline void multiply_block(index_t steps, typename Step::lane const* a, typename Step::lane const* b, TC* c, index_t c_stride, index_t columns,
-                           bool from_c, fetch_path next) {
+inline void multiply_block(index_t steps, typename Step::lane const* a, index_t a_step, typename Step::lane const* b, TC* c, index_t c_stride,
+                           index_t columns, writing how, fetch_path next) {
   using A = typename Step::lane;
   constexpr index_t width = block_columns<A>;
-  if (columns == width) return multiply_full_block<Step, Rows>(steps, a, b, c, c_stride, from_c, next);
+  if (columns == width) return multiply_full_block<Step, Rows>(steps, a, a_step, b, c, c_stride, how, next);
   alignas(vector_bytes) A edge[Rows * width] = {};
-  for (int i = 0; i < Rows && from_c; ++i)
+  for (int i = 0; i < Rows && how == writing::add; ++i)
     for (index_t j = 0; j < columns; ++j) edge[i * width + j] = static_cast<A>(c[i * c_stride + j]);
-  multiply_full_block<Step, Rows>(steps, a, b, edge, width, from_c, next);
+  multiply_full_block<Step, Rows>(steps, a, a_step, b, edge, width, how == writing::add ? how : writing::overwrite, next);
   for (int i = 0; i < Rows; ++i)
     for (index_t j = 0; j < columns; ++j) c[i * c_stride + j] = TC(edge[i * width + j]);
 }
 
 /// All `columns` <= panel_columns of a panel, for a number of rows known at run time, 1 <= rows <= block_rows.
 template <class Step, int Rows = block_rows, class TC>
-inline void multiply_rows(index_t rows, index_t steps, typename Step::lane const* a, typename Step::lane const* b, TC* c, index_t c_stride,
-                          index_t columns, bool from_c, fetch_path next) {
+inline void multiply_rows(index_t rows, index_t steps, typename Step::lane const* a, index_t a_step, typename Step::lane const* b, TC* c,
+                          index_t c_stride, index_t columns, writing how, fetch_path next) {
   if constexpr (Rows >= 1) {
     constexpr index_t width = block_columns<typename Step::lane>;
-    if (rows != Rows) return multiply_rows<Step, Rows - 1>(rows, steps, a, b, c, c_stride, columns, from_c, next);
+    if (rows != Rows) return multiply_rows<Step, Rows - 1>(rows, steps, a, a_step, b, c, c_stride, columns, how, next);
     for (index_t j = 0; j < columns; j += width)
-      multiply_block<Step, Rows>(steps, a, b + j, c + j, c_stride, std::min(width, columns - j), from_c, next);
+      multiply_block<Step, Rows>(steps, a, a_step, b + j, c + j, c_stride, std::min(width, columns - j), how, next);
   }
 }
 

@@ -145,25 +145,30 @@ MOE_INLINE void for_each_step(operand<T> const& x, index_t k0, index_t depth, F 
     f(k / Step::depth, x.line(k0 + k), Step::depth > 1 && k + 1 < depth ? x.line(k0 + k + 1) : nullptr, k + Step::depth < depth);
 }
 
-/// Where the packed rows of block b of a tile begin: a cache line apart more than they need, or blocks of a power of two would share one set of L1.
-inline index_t packed_place(even_parts const& blocks, index_t b, index_t steps) { return blocks.begin(b) * steps + b * 16; }
+/// How the rows of a tile lie when they are packed: each block [steps, its rows], a cache line apart more than they need (or blocks of a power of two
+/// would share one set of L1); rows whose lines run across k stay beside each other, all of a step.
+struct packed_rows_order {
+  even_parts const& blocks;
+  index_t steps;
+  bool across;
+  index_t place(index_t b) const { return across ? blocks.begin(b) : blocks.begin(b) * steps + b * 16; }
+  index_t step(index_t b) const { return across ? blocks.n : blocks.size(b); }
+};
 
-/// Rows [first, first + blocks.n) and columns [k0, k0 + depth) of `a`: each block as [steps, its rows]. Lines that run across k are read once, whole.
+/// Rows [first, first + blocks.n) and columns [k0, k0 + depth) of `a`.
 template <class Step, class T>
-inline void pack_rows(typename Step::lane* to, operand<T> const& a, index_t first, even_parts const& blocks, index_t k0, index_t depth) {
-  index_t const steps = divide_up(depth, Step::depth);
+inline packed_rows_order pack_rows(typename Step::lane* to, operand<T> const& a, index_t first, even_parts const& blocks, index_t k0, index_t depth) {
+  packed_rows_order const order{blocks, divide_up(depth, Step::depth), a.transposed};
   if (a.transposed) {
     for_each_step<Step>(a, k0, depth, [&](index_t step, T const* line, T const* next, bool follows) {
-      for (index_t b = 0; b < blocks.count; ++b) {
-        index_t const i = first + blocks.begin(b), rows = blocks.size(b);
-        packer<Step>::across(to + packed_place(blocks, b, steps) + step * rows, rows, rows, line + i, next == nullptr ? next : next + i, follows);
-      }
+      packer<Step>::across(to + step * blocks.n, blocks.n, blocks.n, line + first, next == nullptr ? next : next + first, follows);
     });
   } else {
     for (index_t b = 0; b < blocks.count; ++b)
-      packer<Step>::template along<T>(to + packed_place(blocks, b, steps), blocks.size(b), blocks.size(b), depth,
+      packer<Step>::template along<T>(to + order.place(b), blocks.size(b), blocks.size(b), depth,
                                       [&](index_t i) { return a.line(first + blocks.begin(b) + i) + k0; });
   }
+  return order;
 }
 
 /// Columns [first, first + count) of rows [k0, k0 + depth) of `b`, as [steps, panel_columns], zero beyond `count`.

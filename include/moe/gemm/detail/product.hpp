@@ -26,10 +26,18 @@ struct product_extents {
   index_t products, n;
   index_t packed_lanes;      ///< of scratch for panels that several tiles share
   index_t rows = tile_rows;  ///< of a tile at most
+  bool stream = false;       ///< c is large, of whole cache lines, and not read soon
 };
 
 /// Lanes that the packed rows of a tile take.
 constexpr index_t packed_rows(index_t rows) { return rows * tile_steps + 16 * divide_up(rows, block_rows); }
+
+/// Whether `elements` of c are better written past the caches: a gradient larger than they are, of whole cache lines.
+template <class TC>
+bool worth_streaming(TC const* c, index_t c_stride, index_t elements) {
+  auto const bytes = static_cast<index_t>(sizeof(TC));
+  return c_stride * bytes % static_cast<index_t>(alignment) == 0 && streams(c, elements * bytes);
+}
 
 /// The memory of multiply_all, which is also its size: take it from a measuring arena.
 template <class A, bool Staged>
@@ -68,7 +76,7 @@ inline index_t gradient_lanes(index_t experts, index_t rows, index_t n) {
   return panel_lanes(std::min(rows, std::max<index_t>(4 * tile_steps, 4 * divide_up(rows, std::max<index_t>(experts, 1)))), n);
 }
 
-/// Where sums are short, reading and writing c is what takes long: the rows below, over and over.
+/// Rows of c below a block, over and over: reading and writing them is what takes long where sums are short, and shows where they are not.
 template <class TC>
 fetch_path block_below(TC* c, index_t c_stride, index_t chunk) {
   index_t const bytes = c_stride * static_cast<index_t>(sizeof(TC));
@@ -80,11 +88,11 @@ fetch_path block_below(TC* c, index_t c_stride, index_t chunk) {
 ///   shared  panels of the whole product, or null: then a panel is found ready, or packed into `own`
 template <class Step, class P, class TC>
 inline void multiply_pass(P const& p, tile const& t, index_t k0, index_t depth, typename Step::lane const* shared, typename Step::lane* own,
-                          typename Step::lane* rows, TC* c, index_t c_stride, index_t c_panel, bool from_c) {
+                          typename Step::lane* rows, TC* c, index_t c_stride, index_t c_panel, writing how) {
   using A = typename Step::lane;
   index_t const steps = divide_up(depth, Step::depth), all_steps = divide_up(p.k, Step::depth);
   even_parts const blocks(t.i1 - t.i0, 1, block_rows);
-  pack_rows<Step>(rows, p.a, t.i0, blocks, k0, depth);
+  auto const order = pack_rows<Step>(rows, p.a, t.i0, blocks, k0, depth);
   for (index_t j = t.j0; j < t.j1; j += panel_columns) {
     index_t const columns = std::min(panel_columns, t.j1 - j);
     A const* const ready = shared != nullptr ? shared + j * all_steps + k0 / Step::depth * panel_columns : p.b.ready(j, k0);
@@ -94,10 +102,10 @@ inline void multiply_pass(P const& p, tile const& t, index_t k0, index_t depth, 
       TC* const to = c + blocks.begin(i) * c_stride + (j - t.j0) / panel_columns * c_panel;
       index_t const count = blocks.size(i);
       fetch_path next = fetch_path::nothing(b);
-      if (steps < 4 * chunk_steps<Step>) next = block_below(to + count * c_stride, c_stride, chunk_steps<Step>);
-      else if (i == 0 && b == ready) next = {reinterpret_cast<char const*>(b) + (blocks.n > 1 ? 8192 : 2048), 2 * alignment, 0};
-      else if (i == 0 && j + panel_columns < t.j1) next = p.b.path(j + panel_columns, k0);
-      multiply_rows<Step>(count, steps, rows + packed_place(blocks, i, steps), b, to, c_stride, columns, from_c, next);
+      if (i == 0 && b == ready) next = {reinterpret_cast<char const*>(b) + (blocks.n > 1 ? 8192 : 2048), 2 * alignment, 0};
+      else if (i == 0 && j + panel_columns < t.j1 && steps >= 4 * chunk_steps<Step>) next = p.b.path(j + panel_columns, k0);
+      else if (how != writing::stream) next = block_below(to + count * c_stride, c_stride, chunk_steps<Step>);
+      multiply_rows<Step>(count, steps, rows + order.place(i), order.step(i), b, to, c_stride, columns, how, next);
     }
   }
 }
@@ -105,22 +113,23 @@ inline void multiply_pass(P const& p, tile const& t, index_t k0, index_t depth, 
 /// One work item. Where c is not of the type that sums have and k takes several passes, sums are staged, so that they are rounded once.
 template <class Step, class P, class TC>
 inline void multiply_tile(P const& p, TC* c_of_product, tile const& t, typename Step::lane const* shared, typename Step::lane* own,
-                          typename Step::lane* rows, typename Step::lane* stage, bool accumulate) {
+                          typename Step::lane* rows, typename Step::lane* stage, writing how) {
   using A = typename Step::lane;
   constexpr index_t depth = tile_steps * Step::depth;
   TC* const c = c_of_product + t.i0 * p.c_stride + t.j0 / panel_columns * p.c_panel;
-  auto const pass = [&](index_t k0, auto* to, index_t stride, index_t panel, bool from_c) {
-    multiply_pass<Step>(p, t, k0, std::min(p.k - k0, depth), shared, own, rows, to, stride, panel, from_c);
+  writing const first = p.k > depth && how == writing::stream ? writing::overwrite : how;  // what is read again is not sent past the caches
+  auto const pass = [&](index_t k0, auto* to, index_t stride, index_t panel) {
+    multiply_pass<Step>(p, t, k0, std::min(p.k - k0, depth), shared, own, rows, to, stride, panel, k0 > 0 ? writing::add : first);
   };
   if (std::is_same_v<A, TC> || p.k <= depth) {
-    for (index_t k0 = 0; k0 < std::max<index_t>(p.k, 1); k0 += depth) pass(k0, c, p.c_stride, p.c_panel, accumulate || k0 > 0);
+    for (index_t k0 = 0; k0 < std::max<index_t>(p.k, 1); k0 += depth) pass(k0, c, p.c_stride, p.c_panel);
     return;
   }
   index_t const columns = t.j1 - t.j0;
   auto const c_at = [&](index_t i, index_t j) -> TC& { return c[i * p.c_stride + j / panel_columns * p.c_panel + j % panel_columns]; };
-  for (index_t i = 0; accumulate && i < t.i1 - t.i0; ++i)
+  for (index_t i = 0; how == writing::add && i < t.i1 - t.i0; ++i)
     for (index_t j = 0; j < columns; ++j) stage[i * tile_columns + j] = static_cast<A>(c_at(i, j));
-  for (index_t k0 = 0; k0 < p.k; k0 += depth) pass(k0, stage, tile_columns, panel_columns, accumulate || k0 > 0);
+  for (index_t k0 = 0; k0 < p.k; k0 += depth) pass(k0, stage, tile_columns, panel_columns);
   for (index_t i = 0; i < t.i1 - t.i0; ++i)
     for (index_t j = 0; j < columns; ++j) c_at(i, j) = TC(stage[i * tile_columns + j]);
 }
@@ -195,6 +204,7 @@ void pack_shared(cpu const& space, product_plan<Step, ProductOf> const& plan, ty
 template <class Step, class TC, class ProductOf>
 void multiply_all(char const* op, cpu const& space, product_extents const& e, bool accumulate, ProductOf const& product_of, arena& scratch) {
   using A = typename Step::lane;
+  writing const how = accumulate ? writing::add : e.stream ? writing::stream : writing::overwrite;
   if (e.products == 0 || e.n == 0) return;
   check_scratch(op, scratch, product_scratch_bytes<A, TC>(space, e));
   arena::scope const scope(scratch);
@@ -206,7 +216,8 @@ void multiply_all(char const* op, cpu const& space, product_extents const& e, bo
     auto const p = product_of(g);
     multiply_tile<Step>(p, p.c, plan.tile_at(item - s.first_tile[g], p.m), s.place[g] < 0 ? nullptr : s.shared + s.place[g],
                         s.own + me * tile_steps * panel_columns, s.rows + me * packed_rows(e.rows),
-                        s.stage == nullptr ? nullptr : s.stage + me * e.rows * tile_columns, accumulate);
+                        s.stage == nullptr ? nullptr : s.stage + me * e.rows * tile_columns, how);
+    if (how == writing::stream) fence_streams();
   });
 }
 
