@@ -22,11 +22,11 @@ std::size_t selective_scan_scratch_bytes(cpu const& space, index_t /*tokens*/, i
 ///   sequences      in     which rows are a sequence
 ///   initial_state  [sequences, channels, d_state]  in   of accumulator<T>: h before the first row; no data: 0
 ///   out            [tokens, channels]              out  must not overlap an input
-///   final_state    [sequences, channels, d_state]  out  of accumulator<T>: h after the last row, of an empty sequence its initial state; no data: not
-///                                                       wanted. May be the very same view as initial_state
+///   final_state    [sequences, channels, d_state]  out  of accumulator<T>: h after the last row, of an empty sequence its initial state; no data:
+///                                                       not wanted. May be the very same view as initial_state
 ///   checkpoints    out    what selective_scan_backward needs; no data: not wanted
 ///
-/// Edges   0 rows write final_state only. A NaN in u, delta or z of a channel reaches that channel of its sequence, from its row on, and nothing else.
+/// Edges   0 rows write final_state only. A NaN in u, delta or z of a channel reaches that channel of its sequence, from its row on, nothing else.
 ///         delta may be as large as T allows: the decay is then exactly 0; where dt is 0 it is exactly 1.
 /// Throws  shape_mismatch if extents disagree or groups do not divide the channels; bad_argument if offsets do not ascend from 0; out_of_memory if
 ///         scratch holds less than selective_scan_scratch_bytes.
@@ -68,15 +68,15 @@ std::size_t selective_scan_backward_scratch_bytes(cpu const& space, index_t toke
 ///   gradients        out  those of T overwritten, those of accumulator<T> added to; no data where the input has none; must not overlap an input
 ///   d_initial_state  [sequences, channels, d_state]  out  of accumulator<T>; no data: not wanted. May be the very same view as d_final_state
 ///
-/// Edges   0 rows write d_initial_state only. A NaN in u, delta, z or d_out of a channel reaches the gradients of that channel, and d_b and d_c of its
-///         group and sequence, but no other channel and no other sequence.
+/// Edges   0 rows write d_initial_state only. A NaN in u, delta, z or d_out of a channel reaches the gradients of that channel, and d_b and d_c of
+///         its group and sequence, but no other channel and no other sequence.
 /// Throws  as selective_scan.
 /// Order   h as the forward, t ascending from a checkpoint; l: madd, t descending; sums over n: one chain, n ascending. d_b and d_c: the channels of
 ///         a group in blocks of one machine vector, a tree of halves within a block, blocks ascending. d_a, d_skip and d_delta_bias: chunks of
 ///         scan_chunk rows from the first row of a sequence, rows descending within a chunk, chunks descending, sequences ascending. So the bits do
 ///         not depend on threads; those of all but these three depend neither on other sequences nor on where a sequence is cut into calls.
-/// Cost    per row, channel and state 1 exponential and about 16 operations; reads every input once. What it keeps of a chunk stands in scratch: memory
-///         does not grow with the length of a sequence but by its checkpoints, d_state / scan_chunk elements per row and channel.
+/// Cost    per row, channel and state 1 exponential and about 16 operations; reads every input once. What it keeps of a chunk stands in scratch:
+///         memory grows with the length of a sequence by its checkpoints alone, d_state / scan_chunk elements per row and channel.
 /// Source  arXiv:2312.00752, section 3.3.2 (recomputation).
 template <selective_scan_config C, class T>
 void selective_scan_backward(cpu const& space, selective_scan_inputs<T> const& in, sequence_rows sequences,

@@ -68,8 +68,8 @@ struct scan_rows_backward {
   A *through_b, *through_a;
 };
 
-/// The adjoint of `States` states, in: carried into the last row, out: of the state before the first. Adds to d_a. sums, rows `stride` apart: d_b of a
-/// slice, then d_c, summed over the lanes.
+/// The adjoint of `States` states, in: carried into the last row, out: of the state before the first. Adds to d_a. sums, rows `stride` apart: d_b of
+/// a slice, then d_c, summed over the lanes.
 template <int States, class A>
 MOE_NOINLINE void scan_states_backward(index_t rows, scan_rows_backward<A> r, A const* a, scan_matrix<A> b, scan_matrix<A> c, scan_trace<A> trace,
                                        A* adjoint, A* d_a, A* sums, index_t stride) {

@@ -47,12 +47,12 @@ template <selective_scan_config C, class T>
 struct scan_backward_scratch {
   using A = accumulator<T>;
   static constexpr index_t W = simd<A>::width, N = C.d_state, copied = std::is_same_v<T, A> ? 0 : scan_chunk * N;
-  A *dt, *du, *d_y, *y, *through_b, *through_a, *gate;  ///< [scan_chunk][lanes]
-  A* first;                                             ///< [N][lanes] the states before the chunk
-  A *h, *decay;                                         ///< [scan_chunk + 1][scan_adjoint_slice][lanes]
-  A *b, *c;                                             ///< [scan_chunk][N], where T is not A
+  A *dt, *du, *u, *slope, *d_y, *y, *through_b, *through_a, *gate;  ///< [scan_chunk][lanes]
+  A* first;                                                         ///< [N][lanes] the states before the chunk
+  A *h, *decay;                                                     ///< [scan_chunk + 1][scan_adjoint_slice][lanes]
+  A *b, *c;                                                         ///< [scan_chunk][N], where T is not A
   explicit scan_backward_scratch(arena& memory) {
-    for (A** p : {&dt, &du, &d_y, &y, &through_b, &through_a, &gate}) *p = memory.take<A>(scan_chunk * W);
+    for (A** p : {&dt, &du, &u, &slope, &d_y, &y, &through_b, &through_a, &gate}) *p = memory.take<A>(scan_chunk * W);
     first = memory.take<A>(N * W);
     for (A** p : {&h, &decay}) *p = memory.take<A>((scan_chunk + 1) * scan_adjoint_slice * W);
     for (A** p : {&b, &c}) *p = memory.take<A>(copied);
@@ -114,7 +114,9 @@ struct scan_backward_item {
   MOE_INLINE void before(scan_block const& block, auto lanes) const {
     V const bias = lanes_of(p.in.delta_bias, block);
     for (index_t t = 0; t < rows; ++t) {
-      V const dt = time_step_of<C.softplus>(V::load(p.in.delta.row(begin + t) + block.first, lanes) + bias);
+      V dt = V::load(p.in.delta.row(begin + t) + block.first, lanes) + bias, slope = V::all(A(1));
+      if constexpr (C.softplus) dt = softplus(dt, &slope);
+      V const u = V::load(p.in.u.row(begin + t) + block.first, lanes);
       V d_y = V::load(p.d_out.row(begin + t) + block.first, lanes);
       if (p.in.z.data() != nullptr) {
         V const z = V::load(p.in.z.row(begin + t) + block.first, lanes), gate = sigmoid(z);
@@ -122,22 +124,24 @@ struct scan_backward_item {
         d_y = d_y * (z * gate);
       }
       dt.store(m.dt + t * W);
-      (dt * V::load(p.in.u.row(begin + t) + block.first, lanes)).store(m.du + t * W);
+      slope.store(m.slope + t * W);
+      u.store(m.u + t * W);
+      (dt * u).store(m.du + t * W);
       d_y.store(m.d_y + t * W);
-      for (A* zero : {m.y, m.through_b, m.through_a}) V::zero().store(zero + t * W);
+      V const none = V::zero();
+      none.store(m.y + t * W), none.store(m.through_b + t * W), none.store(m.through_a + t * W);
     }
   }
   MOE_INLINE void after(scan_block const& block, index_t at, auto lanes) const {
-    V const bias = lanes_of(p.in.delta_bias, block), skip = lanes_of(p.in.skip, block);
+    V const skip = lanes_of(p.in.skip, block);
+    bool const skips = p.in.skip.data() != nullptr, gated = p.in.z.data() != nullptr;
     V d_skip = V::zero(), d_bias = d_skip;
     for (index_t t = rows - 1; t >= 0; --t) {
-      V const u = V::load(p.in.u.row(begin + t) + block.first, lanes), d_y = V::load(m.d_y + t * W), through_b = V::load(m.through_b + t * W);
-      V const dt = V::load(m.dt + t * W);
-      V d_u = dt * through_b, y = V::load(m.y + t * W);
-      V d_delta = madd(through_b, u, V::load(m.through_a + t * W));
-      if constexpr (C.softplus) d_delta = d_delta * softplus_slope(V::load(p.in.delta.row(begin + t) + block.first, lanes) + bias);
-      if (p.in.skip.data() != nullptr) d_u = madd(skip, d_y, d_u), y = madd(skip, u, y);
-      if (p.in.z.data() != nullptr) (V::load(m.gate + t * W) * y).store(p.g.d_z.row(begin + t) + block.first, lanes);
+      V const u = V::load(m.u + t * W), d_y = V::load(m.d_y + t * W), through_b = V::load(m.through_b + t * W);
+      V const d_delta = rounded_product(madd(through_b, u, V::load(m.through_a + t * W)), V::load(m.slope + t * W));
+      V d_u = V::load(m.dt + t * W) * through_b, y = V::load(m.y + t * W);
+      if (skips) d_u = madd(skip, d_y, d_u), y = madd(skip, u, y);
+      if (gated) (V::load(m.gate + t * W) * y).store(p.g.d_z.row(begin + t) + block.first, lanes);
       d_u.store(p.g.d_u.row(begin + t) + block.first, lanes);
       d_delta.store(p.g.d_delta.row(begin + t) + block.first, lanes);
       d_skip = madd(d_y, u, d_skip);

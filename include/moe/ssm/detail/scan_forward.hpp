@@ -19,12 +19,14 @@ template <selective_scan_config C, class T>
 struct scan_forward_scratch {
   using A = accumulator<T>;
   static constexpr index_t W = simd<A>::width, N = C.d_state, copied = std::is_same_v<T, A> ? 0 : scan_chunk * N;
-  A *rate, *h;     ///< [blocks of an item][N][lanes]
-  A *dt, *du, *y;  ///< [scan_chunk][lanes]
-  A *b, *c;        ///< [scan_chunk][N], where T is not A
-  explicit scan_forward_scratch(arena& memory)
-      : rate(memory.take<A>(scan_item_blocks * N * W)), h(memory.take<A>(scan_item_blocks * N * W)), dt(memory.take<A>(scan_chunk * W)),
-        du(memory.take<A>(scan_chunk * W)), y(memory.take<A>(scan_chunk * W)), b(memory.take<A>(copied)), c(memory.take<A>(copied)) {}
+  A *rate, *h;                ///< [blocks of an item][N][lanes]
+  A *dt, *du, *u, *gate, *y;  ///< [scan_chunk][lanes]
+  A *b, *c;                   ///< [scan_chunk][N], where T is not A
+  explicit scan_forward_scratch(arena& memory) {
+    for (A** p : {&rate, &h}) *p = memory.take<A>(scan_item_blocks * N * W);
+    for (A** p : {&dt, &du, &u, &gate, &y}) *p = memory.take<A>(scan_chunk * W);
+    for (A** p : {&b, &c}) *p = memory.take<A>(copied);
+  }
 };
 
 template <selective_scan_config C, class T>
@@ -34,10 +36,33 @@ std::size_t scan_forward_scratch_bytes(cpu const& space) {
   return measure.peak();
 }
 
-/// `rows` steps of `States` states: h moves on, and y takes their part of the sum over n.
-template <int States, class A>
+/// The sum over n so far, for the next slice of states.
+template <class A>
+struct scan_keep {
+  A* y;
+  MOE_INLINE void operator()(index_t t, simd<A> sum) const { sum.store(y + t * simd<A>::width); }
+};
+/// The whole sum: skip and gate, then out. One row at a time, between the steps of the recurrence: stores that are pages apart would wait for each
+/// other.
+template <class T, class Lanes>
+struct scan_finish {
+  using A = accumulator<T>;
+  A const *u, *gate;  ///< [rows][lanes], or null: none
+  simd<A> skip;
+  T* out;
+  index_t stride;
+  Lanes lanes;
+  MOE_INLINE void operator()(index_t t, simd<A> y) const {
+    if (u != nullptr) y = madd(skip, simd<A>::load(u + t * simd<A>::width), y);
+    if (gate != nullptr) y = y * simd<A>::load(gate + t * simd<A>::width);
+    y.store(out + t * stride, lanes);
+  }
+};
+
+/// `rows` steps of `States` states: h moves on, `take` gets y with their part of the sum over n.
+template <int States, class A, class Take>
 MOE_NOINLINE void scan_states_forward(index_t rows, A const* dt, A const* du, A const* rate, scan_matrix<A> b, scan_matrix<A> c,
-                                      scan_ahead const& ahead, A* h, A* y) {
+                                      scan_ahead const& ahead, A* h, A const* y, Take const& take) {
   using V = simd<A>;
   constexpr index_t W = V::width;
   V state[States];
@@ -53,7 +78,7 @@ MOE_NOINLINE void scan_states_forward(index_t rows, A const* dt, A const* du, A 
       state[n] = madd(decay(step, V::load(rate + n * W)), state[n], input * V::all(to[n]));
       sum = madd(V::all(from[n]), state[n], sum);
     }
-    sum.store(y + t * W);
+    take(t, sum);
   }
   MOE_UNROLL(16)
   for (int n = 0; n < States; ++n) state[n].store(h + n * W);
@@ -102,33 +127,42 @@ struct scan_forward_item {
       A* const to = checkpoint_of(p.checkpoints, p.sequences, s, number, N, block);
       for (index_t n = 0; n < N; ++n) V::load(h + n * W).store(to + n * p.checkpoints.states.row_stride(), block.lanes);
     }
-    for_lanes<A>(block, [&](auto lanes) { before(begin, rows, block, lanes); });
-    auto const b = widened(p.in.b, begin, rows, block.group * N, N, m.b), c = widened(p.in.c, begin, rows, block.group * N, N, m.c);
-    for_slices<C.d_state, scan_slice>([&](int n, auto states) {
-      scan_states_forward<states()>(rows, m.dt, m.du, rate + n * W, b.from(n), c.from(n), n == 0 ? ahead : scan_ahead(), h + n * W, m.y);
+    for_lanes<A>(block, [&](auto lanes) {
+      before(begin, rows, block, lanes);
+      recurrence(begin, rows, block, lanes, ahead, rate, h);
     });
-    for_lanes<A>(block, [&](auto lanes) { after(begin, rows, block, lanes); });
   }
   MOE_INLINE void before(index_t begin, index_t rows, scan_block const& block, auto lanes) const {
     V const bias = lanes_of(p.in.delta_bias, block);
     for (index_t t = 0; t < rows; ++t) {
       V const dt = time_step_of<C.softplus>(V::load(p.in.delta.row(begin + t) + block.first, lanes) + bias);
+      V const u = V::load(p.in.u.row(begin + t) + block.first, lanes);
       dt.store(m.dt + t * W);
-      (dt * V::load(p.in.u.row(begin + t) + block.first, lanes)).store(m.du + t * W);
+      (dt * u).store(m.du + t * W);
+      u.store(m.u + t * W);
+      if (p.in.z.data() != nullptr) {
+        V const z = V::load(p.in.z.row(begin + t) + block.first, lanes);
+        (z * sigmoid(z)).store(m.gate + t * W);
+      }
       V::zero().store(m.y + t * W);
     }
   }
-  MOE_INLINE void after(index_t begin, index_t rows, scan_block const& block, auto lanes) const {
-    V const skip = lanes_of(p.in.skip, block);
-    for (index_t t = 0; t < rows; ++t) {
-      V y = V::load(m.y + t * W);
-      if (p.in.skip.data() != nullptr) y = madd(skip, V::load(p.in.u.row(begin + t) + block.first, lanes), y);
-      if (p.in.z.data() != nullptr) {
-        V const z = V::load(p.in.z.row(begin + t) + block.first, lanes);
-        y = y * (z * sigmoid(z));
-      }
-      y.store(p.out.row(begin + t) + block.first, lanes);
-    }
+  template <class Lanes>
+  MOE_INLINE void recurrence(index_t begin, index_t rows, scan_block const& block, Lanes lanes, scan_ahead const& ahead, A const* rate, A* h) const {
+    auto const b = widened(p.in.b, begin, rows, block.group * N, N, m.b), c = widened(p.in.c, begin, rows, block.group * N, N, m.c);
+    scan_finish<T, Lanes> const finish{p.in.skip.data() != nullptr ? m.u : nullptr,
+                                       p.in.z.data() != nullptr ? m.gate : nullptr,
+                                       lanes_of(p.in.skip, block),
+                                       p.out.row(begin) + block.first,
+                                       p.out.row_stride(),
+                                       lanes};
+    for_slices<C.d_state, scan_slice>([&](auto n, auto states) {
+      auto const run = [&](scan_ahead const& fetch, auto const& take) {
+        scan_states_forward<states()>(rows, m.dt, m.du, rate + n * W, b.from(n), c.from(n), fetch, h + n * W, m.y, take);
+      };
+      if (n + states() < N) run(n == 0 ? ahead : scan_ahead(), scan_keep<A>{m.y});
+      else run(n == 0 ? ahead : scan_ahead(), finish);
+    });
   }
 };
 

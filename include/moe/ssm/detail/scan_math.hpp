@@ -36,24 +36,25 @@ MOE_HD inline double decay_scalar(double dt, double rate) { return exp_scalar(pr
 // atanh(s) = s (1 + w (c[0] + w (c[1] + ...))), w = s^2 <= 1/9: relative error 4.7e-9.
 inline constexpr float atanh_first = 0.333332092f, atanh_second = 0.200107187f, atanh_third = 0.14001517f, atanh_fourth = 0.140033484f;
 
-/// ln(1 + e^x), x <= 0: 2 atanh(t / (2 + t)), t = e^x.
-MOE_HD inline float log1p_of_exp(float x) {
-  float const t = exp_scalar(x), s = t / (2.0f + t), w = product(s, s), twice = s + s;
+/// ln(1 + t), 0 <= t <= 1: 2 atanh(t / (2 + t)).
+MOE_HD inline float log1p_scalar(float t) {
+  float const s = t / (2.0f + t), w = product(s, s), twice = s + s;
   float const q = madd(madd(madd(atanh_fourth, w, atanh_third), w, atanh_second), w, atanh_first);
   return madd(twice, product(w, q), twice);
 }
-MOE_HD inline double log1p_of_exp(double x) { return std::log1p(std::exp(x)); }
+MOE_HD inline double log1p_scalar(double t) { return std::log1p(t); }
 
 /// ln(1 + e^x), x itself above 20.
 template <class A>
 MOE_HD A softplus_scalar(A x) {
-  A const l = log1p_of_exp(x > 0 ? -x : x);
+  A const l = log1p_scalar(exp_scalar(x > 0 ? -x : x));
   return x > 20 ? x : (x > 0 ? x : A(0)) + l;
 }
 /// Its derivative: the logistic function, 1 above 20.
 template <class A>
 MOE_HD A softplus_slope_scalar(A x) {
-  return x > 20 ? A(1) : A(1) / (A(1) + exp_scalar(-x));
+  A const t = exp_scalar(x > 0 ? -x : x), s = A(1) / (A(1) + t);
+  return x > 20 ? A(1) : x > 0 ? s : product(t, s);
 }
 
 /// a * b, rounded on its own: g++ would fuse it with a sum in a later statement.
@@ -89,26 +90,27 @@ MOE_INLINE simd<float> exp2(simd<float> x) {
 MOE_INLINE simd<float> decay(simd<float> dt, simd<float> rate) { return exp2(rounded_product(dt, rate)); }
 MOE_INLINE simd<double> decay(simd<double> dt, simd<double> rate) { return exp(dt * rate); }
 
-MOE_INLINE simd<float> log1p_of_exp(simd<float> x) {
+MOE_INLINE simd<float> log1p(simd<float> t) {
   using V = simd<float>;
-  V const t = exp(x), s = t / (V::all(2.0f) + t), w = rounded_product(s, s), twice = s + s;
+  V const s = t / (V::all(2.0f) + t), w = rounded_product(s, s), twice = s + s;
   V const q = madd(madd(madd(V::all(atanh_fourth), w, V::all(atanh_third)), w, V::all(atanh_second)), w, V::all(atanh_first));
   return madd(twice, w * q, twice);
 }
-MOE_INLINE simd<double> log1p_of_exp(simd<double> x) {
-  for (int i = 0; i < simd<double>::width; ++i) x.v[i] = log1p_of_exp(x.v[i]);
-  return x;
+MOE_INLINE simd<double> log1p(simd<double> t) {
+  for (int i = 0; i < simd<double>::width; ++i) t.v[i] = std::log1p(t.v[i]);
+  return t;
 }
+/// softplus, and its slope where it is wanted: they share the exponential.
 template <class A>
-MOE_INLINE simd<A> softplus(simd<A> x) {
+MOE_INLINE simd<A> softplus(simd<A> x, simd<A>* slope = nullptr) {
+  using V = simd<A>;
   auto const positive = x.v > A(0), far = x.v > A(20);
-  simd<A> const l = log1p_of_exp(simd<A>{positive ? -x.v : x.v}), sum = simd<A>{positive ? x.v : simd<A>::zero().v} + l;
+  V const t = exp(V{positive ? -x.v : x.v}), sum = V{positive ? x.v : V::zero().v} + log1p(t);
+  if (slope != nullptr) {
+    V const one = V::all(A(1)), s = one / (one + t), below = t * s;
+    slope->v = far ? one.v : positive ? s.v : below.v;
+  }
   return {far ? x.v : sum.v};
-}
-template <class A>
-MOE_INLINE simd<A> softplus_slope(simd<A> x) {
-  auto const far = x.v > A(20);
-  return {far ? simd<A>::all(A(1)).v : sigmoid(x).v};
 }
 
 }  // namespace moe::inline MOE_ISA::detail
