@@ -1,4 +1,4 @@
-"""The two charts of docs/performance.md as SVG text: a roofline and grouped bars. No library draws them, so nothing has to be installed."""
+"""The charts of docs as SVG text: a roofline, grouped bars, curves. No library draws them, so nothing has to be installed."""
 import math
 from xml.sax.saxutils import escape
 
@@ -104,4 +104,44 @@ def bars(title, names, groups):
             if share is not None:
                 canvas.bar(left, y + i * thick, width * min(share, 1.05), thick - 1, COLOURS[i % len(COLOURS)])
                 canvas.text(left + width * min(share, 1.05) + 4, y + i * thick + 9, f"{100 * share:.0f}", 10)
+    return canvas.finish()
+
+
+def round_ticks(low, high, count):
+    step = 10.0 ** math.floor(math.log10((high - low) / count))
+    step *= next(m for m in (1, 2, 5, 10) if (high - low) / (step * m) <= count)
+    first = math.ceil(low / step - 1e-9)
+    return [round(step * k, 10) for k in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def curves(title, x_label, y_label, series, y_range=None):
+    """series: [(name, [(x, mean, low, high)])]: a line through the means, and a band from low to high. y_range: what is outside is cut off."""
+    points = [p for _, list_ in series for p in list_]
+    x_high = max(p[0] for p in points)
+    y_low, y_high = y_range or (min(p[2] for p in points), max(p[3] for p in points))
+    canvas, left, top, width, height = Canvas(860, 480, title), 70, 44, 590, 370
+
+    def x_of(value):
+        return left + width * value / x_high
+
+    def y_of(value):
+        return top + height * (1 - (min(max(value, y_low), y_high) - y_low) / (y_high - y_low))
+    canvas.text(left, 26, title, 15, weight="bold")
+    for value in round_ticks(0, x_high, 8):
+        canvas.line(x_of(value), top, x_of(value), top + height)
+        canvas.text(x_of(value), top + height + 18, number(value), 11, "middle")
+    for value in round_ticks(y_low, y_high, 8):
+        canvas.line(left, y_of(value), left + width, y_of(value))
+        canvas.text(left - 8, y_of(value) + 4, number(value), 11, "end")
+    canvas.text(left + width / 2, top + height + 42, x_label, 12, "middle")
+    canvas.text(20, top + height / 2, y_label, 12, "middle", -90)
+    for i, (name, list_) in enumerate(series):
+        shown = [p for k, p in enumerate(list_) if p[1] <= y_high or (k + 1 < len(list_) and list_[k + 1][1] <= y_high)]  # and one point above
+        line = " ".join(f"{x_of(p[0]):.1f},{y_of(p[1]):.1f}" for p in shown)
+        band = " ".join([f"{x_of(p[0]):.1f},{y_of(p[3]):.1f}" for p in shown] + [f"{x_of(p[0]):.1f},{y_of(p[2]):.1f}" for p in reversed(shown)])
+        colour = COLOURS[i % len(COLOURS)]
+        canvas.parts.append(f'<polygon points="{band}" fill="{colour}" fill-opacity="0.18" stroke="none"/>')
+        canvas.parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
+        canvas.line(left + width + 16, top + 20 + 24 * i, left + width + 40, top + 20 + 24 * i, colour, 3)
+        canvas.text(left + width + 46, top + 24 + 24 * i, name)
     return canvas.finish()

@@ -79,6 +79,7 @@ void add_train(CLI::App* app, options& o, preset const& p, index_t model_vocab) 
   app->add_option("--log-every", o.log_every, "steps between progress lines (default: one each 5 seconds)")
       ->check(between(1, 1e12))
       ->type_name("STEPS");
+  app->add_flag("--no-xz", o.no_xz, "do not report what xz -9 makes of the text, which takes seconds for each 10 MB");
   app->add_flag("--dry-run", o.dry_run, "print parameters, memory and FLOPs per token, allocate nothing, and end");
 }
 

@@ -26,7 +26,7 @@ struct options {
   std::optional<double> lr, weight_decay, clip;
   std::optional<std::string> tokenizer;
   int threads = 0;  ///< 0: one per core
-  bool resume = false, dry_run = false;
+  bool resume = false, dry_run = false, no_xz = false;
   index_t checkpoint_every = 0, log_every = 0;  ///< steps; 0: every 5 minutes, every 5 seconds
   index_t overlap = 0;                          ///< eval: tokens of context that windows share
   bool whole = false;                           ///< eval: all of the file, not its last tenth

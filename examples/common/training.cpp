@@ -323,7 +323,8 @@ void training::finish() {
   });
   out_.print("\nsample (temperature 0.8, top-p 0.95):\n" + printable(text) + "\n");
 
-  auto const both = xz_bytes(corpus_.text), part = xz_bytes(corpus_.training());
+  using size = std::optional<std::size_t>;
+  size const both = options_.no_xz ? size() : xz_bytes(corpus_.text), part = both ? xz_bytes(corpus_.training()) : size();
   double const xz =
       both && part ? 8.0 * (static_cast<double>(*both) - static_cast<double>(*part)) / static_cast<double>(corpus_.held_out().size()) : 0;
   std::string const plot = place_.directory + "/loss.svg";
@@ -341,8 +342,9 @@ void training::finish() {
   }
   out_.print("checkpoint: " + checkpoint_path_);
   out_.print("loss plot: " + plot);
-  out_.print("xz -9 bits per byte: " +
-             (xz > 0 ? fixed(xz, 4) + " (held-out text, given the training text)" : std::string("unknown, there is no xz")));
+  if (!options_.no_xz)
+    out_.print("xz -9 bits per byte: " +
+               (xz > 0 ? fixed(xz, 4) + " (held-out text, given the training text)" : std::string("unknown, there is no xz")));
   out_.print("held-out bits per byte: " + fixed(e.bits_per_byte(), 4));
 }
 
