@@ -95,7 +95,7 @@ void check_round_trip(std::string const& path) {
   weights w(static_cast<std::size_t>(model::parameter_count));
   auto const like = load_hugging_face_mamba<model>(path, w.data());
   save_hugging_face_mamba<model>(folder / "again", w.data(), like);
-  CHECK(content_of(folder / "again") == content_of(path));
+  CHECK((content_of(folder / "again") == content_of(path)));
 }
 }  // namespace
 
@@ -146,7 +146,7 @@ TEST_CASE("hugging_face: a file that is read and written again is the same file,
 TEST_CASE("hugging_face: without a file to be like, a model is written as transformers writes it") {
   test::temporary_directory const folder;
   save_hugging_face_mamba<model>(folder / "new", loaded(golden("model.safetensors")).data());
-  CHECK(content_of(folder / "new") == content_of(golden("model.safetensors")));
+  CHECK((content_of(folder / "new") == content_of(golden("model.safetensors"))));
 }
 
 TEST_CASE("hugging_face: every element is where the model looks for it, in any order of the weights; padding is zero") {
@@ -155,7 +155,7 @@ TEST_CASE("hugging_face: every element is where the model looks for it, in any o
   load_hugging_face_mamba<model, elsewhere>(golden("model.safetensors"), rows.data());
   auto all = tensors_of(golden("model.safetensors"));
   auto const in_panels = parameters_of<model>(), plain = parameters_of<model, elsewhere>();
-  double sum = 0, padded_sum = 0;
+  double sum = 0, padded_sum = 0, padded_rows = 0;
   for (std::size_t i = 0; i < plain.size(); ++i) {
     auto const& t = find(all, detail::hugging_face_name_of(plain[i].name));
     REQUIRE(t.bytes.size() == 4 * static_cast<std::size_t>(plain[i].elements()));
@@ -167,10 +167,12 @@ TEST_CASE("hugging_face: every element is where the model looks for it, in any o
   }
   CHECK(plain.size() == all.size());
   for (float v : w) padded_sum += std::abs(static_cast<double>(v));
+  for (float v : rows) padded_rows += std::abs(static_cast<double>(v));
   CHECK(std::abs(padded_sum - sum) < 1e-9 * sum);
+  CHECK(std::abs(padded_rows - sum) < 1e-9 * sum);
   test::temporary_directory const folder;
   save_hugging_face_mamba<model, elsewhere>(folder / "new", rows.data());
-  CHECK(content_of(folder / "new") == content_of(golden("model.safetensors")));
+  CHECK((content_of(folder / "new") == content_of(golden("model.safetensors"))));
 }
 
 TEST_CASE("hugging_face: half precision, all of its numbers; rounding to nearest, ties to even") {
@@ -245,7 +247,7 @@ TEST_CASE("hugging_face: heads, tied and not; models that are none of theirs") {
   auto const like = load_hugging_face_mamba<untied>(different, two.data());
   CHECK(two[static_cast<std::size_t>(parameters_of<untied>().back().place<float>(0, 100, 47))] == 7.0f);
   save_hugging_face_mamba<untied>(folder / "again", two.data(), like);
-  CHECK(content_of(folder / "again") == content_of(different));
+  CHECK((content_of(folder / "again") == content_of(different)));
   CHECK(test::contains(test::error_of([&] { load_hugging_face_mamba<untied>(golden("model.safetensors"), two.data()); }),
                        "\"lm_head.weight\": expected F32 [101, 48], the file has no such tensor"));
   CHECK(test::error_of([&] { save_hugging_face_mamba<repeat<2, residual<mamba<small>>>>(folder / "never", two.data()); }) ==
