@@ -299,6 +299,29 @@ TEST_CASE_TEMPLATE("grouped_gemm of packed weights: near a product in double, bf
   run.template operator()<backward_add>();
 }
 
+TEST_CASE_TEMPLATE("gradient of packed weights: near a product in double, within the rounding of its sums", T, float, double, bf16) {
+  using TW = moe::accumulator<T>;
+  auto const run = []<weight_gradient_config C>() {
+    gradient<C, T, TW> q({3, 130, 0, 1100}, {45, 35});
+    auto values = q.packed();
+    packed_weights<TW> const d_w(values.data(), 4, 45, 35);
+    double const unit = std::is_same_v<T, double> ? 0x1p-53 : 0x1p-24;  // bf16 sums are float, and products of bf16 are exact
+    for (index_t e = 0; e < 4; ++e)
+      for (index_t o = 0; o < 45; ++o)
+        for (index_t i = 0; i < 35; ++i) {
+          double sum = C.accumulate ? static_cast<double>(q.d_w(e * 45 + o, i)) : 0, size = std::abs(sum);
+          for (index_t r = q.offsets(e); r < q.offsets(e + 1); ++r) {
+            double const term = static_cast<double>(q.d_y(r, o)) * static_cast<double>(q.x(r, i));
+            sum += term, size += std::abs(term);
+          }
+          double const n = static_cast<double>(q.offsets(e + 1) - q.offsets(e)) + 1;
+          REQUIRE(std::abs(static_cast<double>(d_w(e, o, i)) - sum) <= n * unit * size);
+        }
+  };
+  run.template operator()<overwrite>();
+  run.template operator()<add>();
+}
+
 TEST_CASE_TEMPLATE("products of packed weights: the same bits for every number of threads", T, float, double, bf16) {
   counts const g{150, 0, 1, 260, 13, 0, 25};
   problem<forward, T> f(g, {70, 131});
