@@ -43,4 +43,5 @@
 #include <moe/routing/weigh_rows.cuh>
 
 #include <moe/ssm/causal_conv1d.cuh>
+#include <moe/ssm/selective_scan.cuh>
 #include <moe/ssm/decay_rates.cuh>

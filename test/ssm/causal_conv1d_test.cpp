@@ -210,14 +210,14 @@ TEST_CASE("causal_conv1d: gradients") {
 namespace {
 /// Results of sequences that are cut into calls of the given numbers of rows, the state handed on in place.
 template <causal_conv1d_config C, class T>
-std::vector<double> in_pieces(std::vector<index_t> const& pieces, index_t channels) {
+std::vector<double> in_pieces(space const& s, std::vector<index_t> const& pieces, index_t channels) {
   index_t rows = 0;
   for (index_t n : pieces) rows += n;
   problem<C, T> p({rows}, channels);
   index_t begin = 0;
   for (index_t n : pieces) {
-    moe::causal_conv1d<C>(on(), moe::rows_of(p.x.mat(), begin, begin + n), p.weight.mat(), p.bias.vec(), moe::equal_sequences(1, n),
-                          p.state(p.initial), moe::rows_of(p.y.mat(), begin, begin + n), p.state(p.initial));
+    moe::causal_conv1d<C>(s, moe::rows_of(p.x.mat(), begin, begin + n), p.weight.mat(), p.bias.vec(), moe::equal_sequences(1, n), p.state(p.initial),
+                          moe::rows_of(p.y.mat(), begin, begin + n), p.state(p.initial));
     begin += n;
   }
   std::vector<double> all;
@@ -227,10 +227,11 @@ std::vector<double> in_pieces(std::vector<index_t> const& pieces, index_t channe
 }
 template <causal_conv1d_config C, class T>
 void check_pieces() {
-  auto const whole = in_pieces<C, T>({140}, 37);
-  CHECK(in_pieces<C, T>({64, 64, 12}, 37) == whole);
-  CHECK(in_pieces<C, T>({1, 0, 2, 61, 3, 0, 5, 68}, 37) == whole);
-  CHECK(in_pieces<C, T>(std::vector<index_t>(140, 1), 37) == whole);
+  auto const whole = in_pieces<C, T>(on(), {140}, 37);
+  for_each_execution([&](space const& s, int) { CHECK(in_pieces<C, T>(s, {140}, 37) == whole); });
+  CHECK(in_pieces<C, T>(on(), {64, 64, 12}, 37) == whole);
+  CHECK(in_pieces<C, T>(on(), {1, 0, 2, 61, 3, 0, 5, 68}, 37) == whole);
+  CHECK(in_pieces<C, T>(on(), std::vector<index_t>(140, 1), 37) == whole);
 }
 }  // namespace
 

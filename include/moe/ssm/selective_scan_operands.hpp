@@ -22,8 +22,8 @@ struct selective_scan_inputs {
   vector_view<A const> skip, delta_bias;  ///< [channels], or no data: none
   matrix_view<T const> z;                 ///< [tokens, channels] gate, or no data: none
 
-  index_t tokens() const { return u.template extent<0>(); }
-  index_t channels() const { return u.template extent<1>(); }
+  MOE_HD index_t tokens() const { return u.template extent<0>(); }
+  MOE_HD index_t channels() const { return u.template extent<1>(); }
 };
 
 /// What selective_scan_backward writes: those of T are overwritten, those of accumulator<T> added to. No data where the input has none.
