@@ -167,15 +167,15 @@ TEST_CASE("selective_scan: the same bits however it runs") {
   });
 }
 
-TEST_CASE_TEMPLATE("selective_scan: each sequence of a packed batch has the bits of that sequence alone", T, float, double, bf16) {
-  std::vector<index_t> const lengths{3, 0, chunk + 9, 1, 0, chunk, 17, 2};
-  index_t const channels = on_cuda ? 5 : 21;
-  scan_problem<three, T> p(lengths, channels, {}, 2);
+namespace {
+template <selective_scan_config C, class T>
+void check_packed(std::vector<index_t> const& lengths, index_t channels) {
+  scan_problem<C, T> p(lengths, channels, {}, 2);
   auto sums = p;  // d_a, d_skip and d_delta_bias: added to by one sequence after the other
   p.run(on());
   for (index_t s = 0; s < p.sequences; ++s) {
     index_t const length = lengths[static_cast<std::size_t>(s)];
-    scan_problem<three, T> q({length}, channels);
+    scan_problem<C, T> q({length}, channels);
     auto const copy = [&](auto const& from, auto& to, index_t first) {
       for (index_t i = 0; i < to.rows(); ++i)
         for (index_t j = 0; j < to.columns(); ++j) to(i, j) = from(first + i, j);
@@ -195,6 +195,16 @@ TEST_CASE_TEMPLATE("selective_scan: each sequence of a packed batch has the bits
     CHECK(same_bits(part.row_gradients(), q.row_gradients()));
   }
   CHECK(same_bits(p.sums(), sums.sums()));
+}
+}  // namespace
+
+TEST_CASE_TEMPLATE("selective_scan: each sequence of a packed batch has the bits of that sequence alone", T, float, double, bf16) {
+  check_packed<three, T>({3, 0, chunk + 9, 1, 0, chunk, 17, 2}, on_cuda ? 5 : 21);
+}
+TEST_CASE("selective_scan: so it has among more sequences than the backward works on at once") {
+  std::vector<index_t> lengths;
+  for (index_t s = 0; s < (on_cuda ? 5 : 40); ++s) lengths.push_back(s % 4);
+  check_packed<many, float>(lengths, 2);
 }
 
 TEST_CASE("selective_scan: equal sequences are packed ones, and no scan leaves a state behind") {
@@ -265,6 +275,12 @@ TEST_CASE_TEMPLATE("selective_scan: a sequence cut into chunks, or into single r
   std::vector<index_t> every;
   for (index_t t = 1; t <= length; ++t) every.push_back(t);
   check_cuts(p, every);
+}
+TEST_CASE("selective_scan: so it has where it is longer than the backward works on at once") {
+  index_t const length = (on_cuda ? 2 : 37) * chunk + 7;
+  scan_problem<one, float> p({length}, 3);
+  p.run(on());
+  check_cuts(p, {length - 5 * chunk - 1, length});
 }
 
 TEST_CASE_TEMPLATE("selective_scan: steps of any size; decay exactly 0 and exactly 1", T, float, double, bf16) {

@@ -1,6 +1,6 @@
 #pragma once
-#include <moe/ssm/detail/scan_backward.hpp>
 #include <moe/ssm/detail/scan_forward.hpp>
+#include <moe/ssm/detail/scan_rounds.hpp>
 
 namespace moe::inline MOE_ISA {
 

@@ -16,30 +16,33 @@ struct scan_backward_problem {
   scan_states<A> d_initial_state;
 };
 
-/// Sequences whose chunks are worked on side by side: enough for the threads.
-inline index_t scan_wave(cpu const& space, index_t sequences, index_t blocks) {
-  return std::min(sequences, std::max<index_t>(4, chunks(8 * thread_count(space), std::max<index_t>(blocks, 1))));
-}
-
-/// Memory of all threads: a wave of sequences, each by blocks of channels.
+/// Memory of all threads: of a wave of sequences, whose chunks are worked on side by side, some chunks of each in a round.
 template <selective_scan_config C, class T>
 struct scan_backward_shared {
   using A = accumulator<T>;
   static constexpr index_t W = simd<A>::width, N = C.d_state;
-  static constexpr index_t sums_width =
-      (N + scan_adjoint_slice - 1) / scan_adjoint_slice * 2 * scan_adjoint_slice;  ///< of d_b and d_c of one row and block
-  index_t blocks, wave, rows;
-  A *a, *rate;               ///< [blocks][N][lanes]
-  A *adjoint, *d_a;          ///< [wave][blocks][N][lanes]
-  A *d_skip, *d_delta_bias;  ///< [wave][blocks][lanes]
-  A* sums;                   ///< [wave][rows][blocks][sums_width]
+  /// d_b and d_c of one row and block.
+  static constexpr index_t sums_width = (N + scan_adjoint_slice - 1) / scan_adjoint_slice * 2 * scan_adjoint_slice;
+  static constexpr index_t sums_bytes = index_t{2} << 20;  ///< about so much for sums: a round should be long against its begin and end
+  index_t blocks, wave, depth, rows;                       ///< depth: chunks of a round; rows: of a sequence in a round
+  A *a, *rate;                                             ///< [blocks][N][lanes]
+  A *adjoint, *d_a;                                        ///< [wave][blocks][N][lanes]
+  A *d_skip, *d_delta_bias;                                ///< [wave][blocks][lanes]
+  A* sums;                                                 ///< [wave][blocks][rows][sums_width]
   scan_backward_shared(arena& memory, cpu const& space, index_t tokens, index_t channels, index_t sequences)
-      : blocks(blocks_of<C, T>(channels).count()), wave(scan_wave(space, sequences, blocks)), rows(std::min(tokens, scan_chunk)),
-        a(memory.take<A>(blocks * N * W)), rate(memory.take<A>(blocks * N * W)), adjoint(memory.take<A>(elements(wave, blocks, N * W))),
-        d_a(memory.take<A>(elements(wave, blocks, N * W))), d_skip(memory.take<A>(elements(wave, blocks, W))),
-        d_delta_bias(memory.take<A>(elements(wave, blocks, W))), sums(memory.take<A>(elements(wave, rows, blocks, sums_width))) {}
+      : blocks(blocks_of<C, T>(channels).count()) {
+    index_t const some = std::max<index_t>(blocks, 1), chunk_bytes = scan_chunk * some * sums_width * static_cast<index_t>(sizeof(A));
+    wave = std::min(sequences, std::max(chunks(8 * thread_count(space), some), sums_bytes / chunk_bytes));
+    depth = std::clamp<index_t>(sums_bytes / chunk_bytes / std::max<index_t>(wave, 1), 1, 16);
+    depth = std::min(depth, std::max<index_t>(chunks(tokens, scan_chunk), 1));
+    rows = depth == 1 ? std::min(tokens, scan_chunk) : depth * scan_chunk;
+    a = memory.take<A>(blocks * N * W), rate = memory.take<A>(blocks * N * W);
+    adjoint = memory.take<A>(elements(wave, blocks, N * W)), d_a = memory.take<A>(elements(wave, blocks, N * W));
+    d_skip = memory.take<A>(elements(wave, blocks, W)), d_delta_bias = memory.take<A>(elements(wave, blocks, W));
+    sums = memory.take<A>(elements(wave, rows, blocks, sums_width));
+  }
   index_t at(index_t place, index_t block) const { return (place * blocks + block) * W; }  ///< in d_skip; times N in d_a
-  A* sums_of(index_t place, index_t row, index_t block) const { return sums + ((place * rows + row) * blocks + block) * sums_width; }
+  A* sums_of(index_t place, index_t block, index_t row) const { return sums + ((place * blocks + block) * rows + row) * sums_width; }
 };
 
 /// Memory of one thread.
@@ -82,7 +85,8 @@ struct scan_backward_item {
   scan_backward_problem<T> const& p;
   scan_backward_shared<C, T> const& all;
   scan_backward_scratch<C, T> m;
-  index_t s, place, number, begin, rows;  ///< the sequence, its place in the wave; the chunk, its first row, its rows
+  index_t s, place;                  ///< the sequence, its place in the wave
+  index_t number, begin, rows, row;  ///< the chunk, its first row, its rows; its first row in `sums`
   scan_matrix<A> b, c;
 
   void run(scan_block const& block, index_t i, scan_ahead const& ahead) const {
@@ -91,7 +95,7 @@ struct scan_backward_item {
     bool const gated = p.in.z.data() != nullptr;
     index_t const offset = all.at(place, i) * N;
     for_slices<C.d_state, scan_adjoint_slice>([&](int n, auto states) {
-      scan_states<states()>(gated, i * N * W + n * W, offset + n * W, all.sums_of(place, 0, i) + n * 2, n, n == 0 ? ahead : scan_ahead());
+      scan_states<states()>(gated, i * N * W + n * W, offset + n * W, all.sums_of(place, i, row) + n * 2, n, n == 0 ? ahead : scan_ahead());
     });
     for_lanes<A>(block, [&](auto lanes) { after(block, all.at(place, i), lanes); });
   }
@@ -104,7 +108,7 @@ struct scan_backward_item {
     if (gated) scan_states_again<States, true>(rows, m.dt, m.du, all.rate + rate, b_n, c_n, m.first + n * W, trace, m.y, ahead);
     else scan_states_again<States, false>(rows, m.dt, m.du, all.rate + rate, b_n, c_n, m.first + n * W, trace, m.y, ahead);
     scan_rows_backward<A> const r{m.dt, m.du, m.d_y, m.through_b, m.through_a};
-    scan_states_backward<States>(rows, r, all.a + rate, b_n, c_n, trace, all.adjoint + state, all.d_a + state, sums, all.blocks * all.sums_width);
+    scan_states_backward<States>(rows, r, all.a + rate, b_n, c_n, trace, all.adjoint + state, all.d_a + state, sums, all.sums_width);
   }
   void load_first_states(scan_block const& block) const {
     if (number == 0) return load_states(p.initial_state, s, block, N, m.first);
@@ -151,132 +155,5 @@ struct scan_backward_item {
     (V::load(all.d_delta_bias + at) + d_bias).store(all.d_delta_bias + at);
   }
 };
-
-/// The rounds of a wave: in each, every sequence goes back by one chunk.
-template <selective_scan_config C, class T>
-struct scan_backward_wave {
-  using A = accumulator<T>;
-  using V = simd<A>;
-  static constexpr index_t W = V::width, N = C.d_state;
-  cpu const& space;
-  scan_backward_problem<T> const& p;
-  scan_backward_shared<C, T> const& all;
-  std::byte* memory;
-  scan_blocks blocks;
-  index_t first_sequence, sequences;
-
-  void run() const {
-    index_t rounds = 1;
-    for (index_t i = 0; i < sequences; ++i) rounds = std::max(rounds, chunks(p.sequences.rows(first_sequence + i), scan_chunk));
-    for (index_t r = 0; r < rounds; ++r) {
-      round(r);
-      parallel_for(space, sequences * all.rows, static_cast<double>(blocks.count() * all.sums_width),
-                   [&](index_t i) { add_blocks(r, i / all.rows, i % all.rows); });
-    }
-    parallel_for(space, blocks.count(), static_cast<double>(sequences * N * W) * 4, [&](index_t i) { add_sequences(i); });
-  }
-
- private:
-  /// The chunk of a sequence in round r; negative behind its first.
-  index_t chunk_of(index_t place, index_t r) const { return chunks(p.sequences.rows(first_sequence + place), scan_chunk) - 1 - r; }
-
-  void round(index_t r) const {
-    std::size_t const each = scan_backward_thread_bytes<C, T>();
-    index_t const wide = std::clamp<index_t>(sequences * blocks.count() / (8 * thread_count(space)), 1, scan_item_blocks);
-    index_t const items = chunks(blocks.count(), wide);
-    double const work = static_cast<double>(all.rows * wide) * (C.d_state + 4) * 100;
-    parallel_for(space, sequences * items, work, [&](index_t i) {
-      arena mine(memory + static_cast<std::size_t>(thread_index()) * each, each);
-      index_t const first = i % items * wide;
-      blocks_backward(scan_backward_scratch<C, T>(mine), r, i / items, first, std::min(first + wide, blocks.count()));
-    });
-  }
-  void blocks_backward(scan_backward_scratch<C, T> const& m, index_t r, index_t place, index_t first, index_t last) const {
-    index_t const s = first_sequence + place, number = chunk_of(place, r);
-    if (r == 0)
-      for (index_t i = first; i < last; ++i) begin_sequence(s, place, i);
-    if (number >= 0) {
-      index_t const begin = p.sequences.first(s) + number * scan_chunk, rows = std::min(p.sequences.first(s + 1) - begin, scan_chunk);
-      for (index_t i = first; i < last; ++i) {
-        index_t const column = blocks[i].group * N;
-        auto const b = widened(p.in.b, begin, rows, column, N, m.b), c = widened(p.in.c, begin, rows, column, N, m.c);
-        scan_backward_item<C, T>{p, all, m, s, place, number, begin, rows, b, c}.run(blocks[i], i, rows_ahead(s, number, begin, rows, i));
-      }
-    }
-    if (number == 0 || (number < 0 && r == 0))
-      for (index_t i = first; i < last; ++i) store_states(all.adjoint + all.at(place, i) * N, p.d_initial_state, s, blocks[i], N);
-  }
-  void begin_sequence(index_t s, index_t place, index_t i) const {
-    index_t const at = all.at(place, i);
-    load_states(p.d_final_state, s, blocks[i], N, all.adjoint + at * N);
-    std::fill_n(all.d_a + at * N, N * W, A(0));
-    std::fill_n(all.d_skip + at, W, A(0));
-    std::fill_n(all.d_delta_bias + at, W, A(0));
-  }
-  /// The operands of the next block, which in the end is the first one of the chunk before; and the memory of this block's results.
-  scan_ahead rows_ahead(index_t s, index_t number, index_t begin, index_t rows, index_t i) const {
-    bool const across = i + 1 < blocks.count();
-    index_t const next = across ? begin : begin - scan_chunk,
-                  next_rows = across       ? rows
-                              : number > 0 ? scan_chunk
-                                           : 0,
-                  next_number = across ? number : number - 1;
-    scan_block const &block = blocks[i], &next_block = blocks[across ? i + 1 : 0];
-    scan_ahead ahead;
-    ahead.add(p.in.u, next, next_rows, next_block.first);
-    ahead.add(p.in.delta, next, next_rows, next_block.first);
-    ahead.add(p.d_out, next, next_rows, next_block.first);
-    ahead.add(p.g.d_u, begin, rows, block.first);
-    ahead.add(p.g.d_delta, begin, rows, block.first);
-    if (p.in.z.data() != nullptr) ahead.add(p.in.z, next, next_rows, next_block.first), ahead.add(p.g.d_z, begin, rows, block.first);
-    if (next_number > 0) ahead.add(p.checkpoints.states, p.checkpoints.slot(p.sequences, s, next_number) * N, N, next_block.first);
-    return ahead;
-  }
-  /// d_b and d_c of one row: the sums of the blocks of each group.
-  void add_blocks(index_t r, index_t place, index_t row) const {
-    index_t const s = first_sequence + place, number = chunk_of(place, r), t = p.sequences.first(s) + number * scan_chunk + row;
-    if (number < 0 || t >= p.sequences.first(s + 1)) return;
-    constexpr index_t S = scan_adjoint_slice;
-    for (index_t g = 0; g < C.groups; ++g)
-      for (index_t n = 0; n < N; n += S) {
-        A sums[2 * S];
-        for (index_t j = 0; j < 2 * S; j += W) {
-          V total = V::zero();
-          for (index_t i = g * blocks.per_group(); i < (g + 1) * blocks.per_group(); ++i)
-            total = total + V::load(all.sums_of(place, row, i) + 2 * n + j);
-          total.store(sums + j);
-        }
-        for (index_t j = 0; j < std::min(S, N - n); ++j) p.g.d_b(t, g * N + n + j) = T(sums[j]), p.g.d_c(t, g * N + n + j) = T(sums[S + j]);
-      }
-  }
-  /// What sums over sequences as well.
-  void add_sequences(index_t i) const {
-    scan_block const block = blocks[i];
-    for (index_t place = 0; place < sequences; ++place) {
-      index_t const at = all.at(place, i);
-      for (index_t lane = 0; lane < block.lanes; ++lane) {
-        for (index_t n = 0; n < N; ++n) p.g.d_a(block.first + lane, n) += all.d_a[at * N + n * W + lane];
-        if (p.in.skip.data() != nullptr) p.g.d_skip.data()[block.first + lane] += all.d_skip[at + lane];
-        if (p.in.delta_bias.data() != nullptr) p.g.d_delta_bias.data()[block.first + lane] += all.d_delta_bias[at + lane];
-      }
-    }
-  }
-};
-
-template <selective_scan_config C, class T>
-void scan_backward(cpu const& space, scan_backward_problem<T> const& p, arena& scratch) {
-  using A = accumulator<T>;
-  scan_blocks const blocks = blocks_of<C, T>(p.in.channels());
-  arena::scope const scope(scratch);
-  scan_backward_shared<C, T> const all(scratch, space, p.in.tokens(), p.in.channels(), p.sequences.count);
-  std::byte* const memory = scratch.take<std::byte>(static_cast<index_t>(scan_backward_thread_bytes<C, T>()) * thread_count(space));
-  parallel_for(space, blocks.count(), static_cast<double>(all.N * all.W) * 4, [&](index_t i) {
-    A *const a = all.a + i * all.N * all.W, *const rate = all.rate + i * all.N * all.W;
-    lanes_from_rows(p.in.a.row(blocks[i].first), p.in.a.row_stride(), blocks[i].lanes, all.N, a);
-    for (index_t j = 0; j < all.N * all.W; ++j) rate[j] = scan_rate(a[j]);
-  });
-  for (index_t s = 0; s < p.sequences.count; s += all.wave)
-    scan_backward_wave<C, T>{space, p, all, memory, blocks, s, std::min(all.wave, p.sequences.count - s)}.run();
-}
 
 }  // namespace moe::inline MOE_ISA::detail
