@@ -22,6 +22,7 @@
 #include <moe/routing/balance.hpp>
 #include <moe/routing/dispatch.hpp>
 #include <moe/routing/topk.hpp>
+#include <moe/ssm/selective_scan.hpp>
 
 namespace {
 
@@ -266,6 +267,29 @@ void optimiser() {
   print("warmup_cosine", rate);
 }
 
+template <class T>
+void scanning(char const* forward, char const* backward) {
+  static constexpr selective_scan_config two_groups{.d_state = 17, .groups = 2};
+  index_t const channels = 46, columns = 2 * 17;
+  operands o;
+  auto const wide = [&] { return o.mat<T>(tokens, channels); };
+  auto const narrow = [&] { return o.mat<T>(tokens, columns); };
+  auto const states = [&] { return scan_states<float>(o.mat(2 * channels, 17).data(), 2, channels, 17); };
+  auto const a = o.mat(channels, 17);
+  for (index_t i = 0; i < a.size(); ++i) a.data()[i] = a.data()[i] > 0 ? -a.data()[i] : a.data()[i];
+  vector_view<index_t> const offsets = o.memory().vec<index_t>(3);
+  offsets(0) = 0, offsets(1) = 5, offsets(2) = tokens;
+  selective_scan_inputs<T> const in{wide(), wide(), a, narrow(), narrow(), o.vec(channels), o.vec(channels), wide()};
+  auto const out = wide();
+  auto const first = states(), last = states(), d_first = states();
+  auto const kept = selective_scan_checkpoints<T>::take(o.memory(), tokens, 2, channels, 17);
+  selective_scan<two_groups>(space, in, packed_sequences(offsets), first, out, last, kept, o.scratch);
+  print(forward, out, last);
+  selective_scan_gradients<T> const g{wide(), wide(), o.mat(channels, 17), narrow(), narrow(), o.vec(channels), o.vec(channels), wide()};
+  selective_scan_backward<two_groups>(space, in, packed_sequences(offsets), first, kept, wide(), last, g, d_first, o.scratch);
+  print(backward, g.d_u, g.d_delta, g.d_a, g.d_b, g.d_c, g.d_skip, g.d_delta_bias, g.d_z, d_first);
+}
+
 void whole_model() {
   using namespace moe::nn;
   constexpr moe_ffn_config sparse{.d_model = 48, .d_ff = 44, .experts = 3, .granularity = 2, .shared_experts = 1, .capacity_factor = 1.25};
@@ -301,5 +325,7 @@ int main() {
   activations();
   ends();
   optimiser();
+  scanning<float>("selective_scan", "selective_scan_backward");
+  scanning<bf16>("selective_scan bf16", "selective_scan_backward bf16");
   whole_model();
 }
