@@ -27,6 +27,7 @@
 #include <moe/nn/language_model.cuh>
 #include <moe/nn/layer_norm.cuh>
 #include <moe/nn/linear.cuh>
+#include <moe/nn/mamba.cuh>
 #include <moe/nn/moe_ffn.cuh>
 #include <moe/nn/residual.cuh>
 #include <moe/nn/rms_norm.cuh>
@@ -43,5 +44,5 @@
 #include <moe/routing/weigh_rows.cuh>
 
 #include <moe/ssm/causal_conv1d.cuh>
-#include <moe/ssm/selective_scan.cuh>
 #include <moe/ssm/decay_rates.cuh>
+#include <moe/ssm/selective_scan.cuh>
