@@ -21,7 +21,7 @@ def first_that_runs(*candidates):
         try:
             run()
             return run, what
-        except (AttributeError, TypeError, RuntimeError, NotImplementedError):
+        except (AttributeError, ImportError, TypeError, RuntimeError, NotImplementedError):
             pass
     return candidates[-1]
 
@@ -207,6 +207,60 @@ class Cases:
     def gelu(self):
         x = self.rows()
         return lambda: F.gelu(x, approximate="tanh"), "gelu"
+
+    def convolved(self, grad):
+        """Channels before time, as torch wants it."""
+        n = self.n
+        x = self.rand(n["batch"], n["channels"], n["length"], grad=grad)
+        w, b = self.rand(n["channels"], 1, 4, grad=grad), self.rand(n["channels"], grad=grad)
+        plain = lambda: F.silu(F.conv1d(x, w, b, padding=3, groups=n["channels"])[..., :n["length"]])
+
+        def extension():
+            from causal_conv1d import causal_conv1d_fn
+            return causal_conv1d_fn(x, w[:, 0], b, activation="silu")
+        return ([x, w, b], *first_that_runs((extension, "causal_conv1d_fn"), (plain, "conv1d + silu")))
+
+    def causal_conv1d(self):
+        return self.convolved(False)[1:]
+
+    def causal_conv1d_backward(self):
+        inputs, run, what = self.convolved(True)
+        return self.backward(run(), inputs), "autograd of " + what
+
+    def scanned(self, grad):
+        """Mamba's extension where it is installed, else the loop over time whose step is compiled."""
+        n, states = self.n, 16
+        u, delta, z = (self.rand(n["batch"], n["length"], n["channels"], grad=grad) for _ in range(3))
+        b, c = (self.rand(n["batch"], n["length"], states, grad=grad) for _ in range(2))
+        skip, bias = (self.rand(n["channels"], dtype=torch.float32, grad=grad) for _ in range(2))
+        a = -torch.arange(1, states + 1, device=self.device, dtype=torch.float32).repeat(n["channels"], 1).requires_grad_(grad)
+
+        def step(h, u, dt, b, c):
+            h = torch.exp(dt[..., None] * a) * h + (dt * u)[..., None] * b[:, None, :]
+            return h, (h * c[:, None, :]).sum(-1)
+
+        def loop(step):
+            dt, h, ys = F.softplus(delta.float() + bias), torch.zeros(n["batch"], n["channels"], states, device=self.device), []
+            for rows in zip(*(x.float().unbind(1) for x in (u, dt, b, c))):
+                h, y = step(h, *rows)
+                ys.append(y)
+            return ((torch.stack(ys, 1) + skip * u) * F.silu(z.float())).to(self.dtype)
+
+        def extension():
+            from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+            turned = [x.transpose(1, 2) for x in (u, delta, b, c, z)]
+            return selective_scan_fn(*turned[:2], a, *turned[2:4], skip, turned[4], bias, delta_softplus=True)
+        compiled = torch.compile(step) if hasattr(torch, "compile") and self.device == "cuda" else step
+        return ([u, delta, a, b, c, skip, z, bias], *first_that_runs(
+            (extension, "selective_scan_fn"), (lambda: loop(compiled), "a loop over time" + (", its step compiled" if compiled is not step else "")),
+            (lambda: loop(step), "a loop over time")))
+
+    def selective_scan(self):
+        return self.scanned(False)[1:]
+
+    def selective_scan_backward(self):
+        inputs, run, what = self.scanned(True)
+        return self.backward(run(), inputs), "autograd of " + what
 
     def embedding(self):
         token, table = self.ids(self.n["tokens"], self.n["vocab"]), self.rand(self.n["vocab"], self.n["d"])

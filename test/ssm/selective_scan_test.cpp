@@ -277,7 +277,7 @@ TEST_CASE_TEMPLATE("selective_scan: a sequence cut into chunks, or into single r
   check_cuts(p, every);
 }
 TEST_CASE("selective_scan: so it has where it is longer than the backward works on at once") {
-  index_t const length = (on_cuda ? 2 : 37) * chunk + 7;
+  index_t const length = (on_cuda ? 7 : 37) * chunk + 7;
   scan_problem<one, float> p({length}, 3);
   p.run(on());
   check_cuts(p, {length - 5 * chunk - 1, length});

@@ -13,7 +13,7 @@ std::size_t selective_scan_scratch_bytes(cuda const& /*space*/, index_t /*tokens
 }
 
 /// The contract of selective_scan(cpu), with all views and the offsets in device memory; asynchronous on `space.stream`. The order of summation is
-/// the same: in float and bf16 the bits of the CPU where that one has fused multiply-adds; double uses the device's exponential and logarithm.
+/// the same: in float and bf16 the bits of the CPU where that one has fused multiply-adds; double uses the device's exponential.
 ///
 /// Edges   offsets are not checked. Where they descend or leave the rows, other rows of the inputs are read, and other rows of out and of the
 ///         checkpoints written.

@@ -100,9 +100,9 @@ struct scan_backward_chunk {
     for (int row = static_cast<int>(threadIdx.x) / shape::channels; row < rows; row += step) {
       A const dt = has ? scan_time_step<Softplus>(at(p.in.delta, row, channel), scan_optional(p.in.delta_bias, channel)) : A(0);
       A d_y = has ? at(p.d_out, row, channel) : A(0);
-      if (has && p.in.z.data() != nullptr) d_y = d_y * silu_scalar<A>::value(at(p.in.z, row, channel));
+      if (has && p.in.z.data() != nullptr) d_y = product(d_y, scan_gate(at(p.in.z, row, channel)));
       shared.dt(row, c) = dt, shared.d_y(row, c) = d_y;
-      shared.du(row, c) = has ? dt * at(p.in.u, row, channel) : A(0);
+      shared.du(row, c) = has ? product(dt, at(p.in.u, row, channel)) : A(0);
     }
     shared.b.fetch(p.in.b, first, rows, work.group * N, shape::threads);
     shared.c.fetch(p.in.c, first, rows, work.group * N, shape::threads);
@@ -189,12 +189,14 @@ struct scan_backward_chunk {
     each(from, to, [&](int row, int c, int channel) {
       int const r = row - from;
       A const u = at(p.in.u, row, channel), d_y = shared.d_y(row, c), through_b = shared.through(r, c);
-      A d_u = shared.dt(row, c) * through_b, d_delta = madd(through_b, u, shared.through(Q + r, c)), y = shared.through(2 * Q + r, c);
+      A d_u = product(shared.dt(row, c), through_b), d_delta = madd(through_b, u, shared.through(Q + r, c)), y = shared.through(2 * Q + r, c);
       if constexpr (Softplus)
-        d_delta = product(d_delta, softplus_slope_scalar(at(p.in.delta, row, channel) + scan_optional(p.in.delta_bias, channel)));
+        d_delta = product(d_delta, softplus_slope_scalar(scan_biased(at(p.in.delta, row, channel), scan_optional(p.in.delta_bias, channel))));
       if (p.in.skip.data() != nullptr) d_u = madd(p.in.skip.data()[channel], d_y, d_u), y = madd(p.in.skip.data()[channel], u, y);
-      if (p.in.z.data() != nullptr)
-        p.g.d_z.row(first + row)[channel] = T(at(p.d_out, row, channel) * silu_scalar<A>::derivative(at(p.in.z, row, channel)) * y);
+      if (p.in.z.data() != nullptr) {
+        A const z = at(p.in.z, row, channel), gate = sigmoid_scalar(z), slope = product(gate, madd(z, A(1) - gate, A(1)));
+        p.g.d_z.row(first + row)[channel] = T(product(product(at(p.d_out, row, channel), slope), y));
+      }
       p.g.d_u.row(first + row)[channel] = T(d_u);
       p.g.d_delta.row(first + row)[channel] = T(d_delta);
       ends[0] = madd(d_y, u, ends[0]);

@@ -42,7 +42,7 @@ struct scan_forward_tile {
       A const dt =
           has ? scan_time_step<Softplus>(static_cast<A>(p.in.delta.row(first + row)[channel]), scan_optional(p.in.delta_bias, channel)) : A(0);
       shared.dt(row, c) = dt;
-      shared.du(row, c) = has ? dt * static_cast<A>(p.in.u.row(first + row)[channel]) : A(0);
+      shared.du(row, c) = has ? product(dt, static_cast<A>(p.in.u.row(first + row)[channel])) : A(0);
     });
     shared.b.fetch(p.in.b, first, rows, work.group * N, shape::threads);
     shared.c.fetch(p.in.c, first, rows, work.group * N, shape::threads);
@@ -71,7 +71,7 @@ struct scan_forward_tile {
       if (c >= work.channels) return;
       A y = shared.du(row, c);
       if (p.in.skip.data() != nullptr) y = madd(p.in.skip.data()[channel], static_cast<A>(p.in.u.row(first + row)[channel]), y);
-      if (p.in.z.data() != nullptr) y = y * silu_scalar<A>::value(static_cast<A>(p.in.z.row(first + row)[channel]));
+      if (p.in.z.data() != nullptr) y = product(y, scan_gate(static_cast<A>(p.in.z.row(first + row)[channel])));
       p.out.row(first + row)[channel] = T(y);
     });
   }
@@ -100,8 +100,7 @@ __global__ void __launch_bounds__(128, 4) scan_forward_kernel(scan_forward_probl
       index_t const left = work.rows - begin;
       scan_forward_tile<N, Softplus, T> const tile{p, work, shared, work.first_row + begin,
                                                    static_cast<int>(left < shape::rows ? left : shape::rows)};
-      __syncthreads();  // the tile before has been read
-      tile.before();
+      tile.before();  // without a barrier behind the last tile: what it overwrites was read last by this very thread
       __syncthreads();
       tile.sweep(lane, rates, h);
       __syncthreads();

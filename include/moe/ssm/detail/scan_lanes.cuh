@@ -73,7 +73,7 @@ struct scan_rates {
   }
   /// Whether the decays of this step are far from the ends of the numbers: then exp2_near will do.
   __device__ bool near(A dt) const {
-    if constexpr (std::is_same_v<A, float>) return (dt < 0 ? -dt : dt) * bound <= 125.0f;
+    if constexpr (std::is_same_v<A, float>) return product(dt < 0 ? -dt : dt, bound) <= 125.0f;
     else return false;
   }
   template <bool Near>
@@ -145,12 +145,31 @@ __device__ index_t scan_checkpoint_row(sequence_rows const& sequences, index_t s
   return selective_scan_checkpoints<T>::slot(sequences, s, chunk) * d_state;
 }
 
-/// dt of delta + delta_bias.
+/// delta + delta_bias. As a fused operation: nvcc makes other code of the sum with -fmad=true, for what it selects the bias by.
+template <class A>
+__device__ A scan_biased(A delta, A bias) {
+  return madd(A(1), bias, delta);
+}
+__device__ inline float scan_softplus(float x) { return softplus_scalar(x); }
+/// ln(1 + e^x), x itself above 20: by 2 atanh(t / (2 + t)), t = e^-|x|, within 2e-16. The toolkit's log1p leaves its bits to -fmad.
+__device__ inline double scan_softplus(double x) {
+  double const t = exp_scalar(x > 0 ? -x : x), s = t / (2.0 + t), w = product(s, s), twice = s + s;
+  double r = 0;
+#pragma unroll
+  for (int j = 16; j > 0; --j) r = madd(r, w, 1.0 / (2 * j + 1));
+  return x > 20 ? x : (x > 0 ? x : 0.0) + madd(twice, product(r, w), twice);
+}
+/// dt.
 template <bool Softplus, class A>
 __device__ A scan_time_step(A delta, A bias) {
-  A const x = delta + bias;
-  if constexpr (Softplus) return softplus_scalar(x);
+  A const x = scan_biased(delta, bias);
+  if constexpr (Softplus) return scan_softplus(x);
   else return x;
+}
+/// The gate of an output: every product of these kernels is rounded on its own.
+template <class A>
+__device__ A scan_gate(A z) {
+  return product(z, sigmoid_scalar(z));
 }
 /// Element i of a vector that may be absent.
 template <class A>
