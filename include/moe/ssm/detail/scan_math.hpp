@@ -77,14 +77,19 @@ MOE_INLINE simd<float> exp2(simd<float> x) {
 #elif defined(MOE_AVX512) && !defined(__CUDACC__)
   V const r = {__builtin_ia32_reduceps512_mask(x.v, 0, x.v, all_floats)}, n = x - r;  // x less the nearest integer; 0 where x is infinite
 #else
-  V const y = {clamped(x.v, V::all(-151.0f).v, V::all(129.0f).v)}, n = (y + V::all(rounding_magic)) - V::all(rounding_magic), r = y - n;
+  V const y = {clamped(x.v, V::all(-151.0f).v, V::all(128.0f).v)}, n = (y + V::all(rounding_magic)) - V::all(rounding_magic), r = y - n;
 #endif
   V p = madd(V::all(exp2_fifth), r, V::all(exp2_fourth));
   p = madd(p, r, V::all(exp2_third));
   p = madd(p, r, V::all(exp2_second));
   p = madd(p, r, V::all(exp2_first));
   p = madd(p, r, V::all(1.0f));
-  return {times_power_of_2(p.v, n.v, x.v < 128.0f ? V::zero().v : x.v)};
+#if defined(MOE_AVX512) && !defined(__CUDACC__)
+  return {__builtin_ia32_scalefps512_mask(p.v, n.v, p.v, all_floats, 4)};
+#else  // in two factors, so that neither overflows
+  ints const whole = __builtin_convertvector(n.v, ints), half = whole >> 1;
+  return (p * V{__builtin_bit_cast(floats, (half + 127) << 23)}) * V{__builtin_bit_cast(floats, (whole - half + 127) << 23)};
+#endif
 }
 
 MOE_INLINE simd<float> decay(simd<float> dt, simd<float> rate) { return exp2(rounded_product(dt, rate)); }
