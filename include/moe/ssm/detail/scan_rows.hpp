@@ -57,17 +57,30 @@ scan_matrix<A> widened(matrix_view<T const> const& m, index_t first_row, index_t
   }
 }
 
-/// to[n][lane] = from(channel, n): of the states of a sequence, or of rates.
+/// to[n][lane] = from(channel, n), 0 in lanes without a channel: of the states of a sequence, or of rates.
 template <class A>
 void lanes_from_rows(A const* from, index_t row_stride, index_t lanes, index_t states, A* to) {
-  constexpr index_t W = simd<A>::width;
-  for (index_t n = 0; n < states; ++n)
-    for (index_t i = 0; i < W; ++i) to[n * W + i] = i < lanes ? from[i * row_stride + n] : A(0);
+  using V = simd<A>;
+  constexpr index_t W = V::width;
+  for (index_t n = 0; n < states; n += W) {
+    index_t const count = std::min(W, states - n);
+    V row[W];
+    for (index_t i = 0; i < W; ++i) row[i] = i < lanes ? V::load(from + i * row_stride + n, count) : V::zero();
+    transpose(row);
+    for (index_t i = 0; i < count; ++i) row[i].store(to + (n + i) * W);
+  }
 }
 template <class A>
 void rows_from_lanes(A const* from, index_t lanes, index_t states, A* to, index_t row_stride) {
-  for (index_t i = 0; i < lanes; ++i)
-    for (index_t n = 0; n < states; ++n) to[i * row_stride + n] = from[n * simd<A>::width + i];
+  using V = simd<A>;
+  constexpr index_t W = V::width;
+  for (index_t n = 0; n < states; n += W) {
+    index_t const count = std::min(W, states - n);
+    V row[W];
+    for (index_t i = 0; i < W; ++i) row[i] = i < count ? V::load(from + (n + i) * W) : V::zero();
+    transpose(row);
+    for (index_t i = 0; i < lanes; ++i) row[i].store(to + i * row_stride + n, count);
+  }
 }
 
 /// The states of sequence s before its first or after its last row, a block of channels. No data: zeros, and nothing written.
