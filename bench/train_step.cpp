@@ -1,5 +1,5 @@
 // The training step (forward, backward, clipping, AdamW) of the models that bench/peers/torch_step.py also times, on random tokens:
-//   bench.train_step [--steps n] [--threads n] [--dtype fp32|bf16] [twin] [twin_dense]
+//   bench.train_step [--steps n] [--threads n] [--dtype fp32|bf16] [twin] [twin_dense] [moe_mamba]
 // One JSON line per preset. In bf16 weights, moments and gradients stay float, and the step ends with the rounded copy that the next one
 // reads. See bench/peers/compare.sh.
 #include <algorithm>
@@ -10,6 +10,7 @@
 #include <vector>
 
 #include <examples/moe_transformer/model.hpp>
+#include <moe/nn/mamba.hpp>
 #include <moe/optim/clip.hpp>
 #include <moe/optim/group_adamw.hpp>
 #include <moe/optim/rounded_weights.hpp>
@@ -23,6 +24,13 @@ using twin =
     moe_transformer::transformer<shape{.vocab = 8192, .d_model = 256, .layers = 6, .heads = 8, .d_ff = 512, .experts = 16, .granularity = 2}>::model;
 using twin_dense =
     moe_transformer::transformer<shape{.vocab = 8192, .d_model = 256, .layers = 6, .heads = 8, .d_ff = 512, .experts = 0, .granularity = 1}>::model;
+/// 4 Mamba layers, each with the experts of `twin` behind it.
+using twin_experts =
+    moe_transformer::transformer<shape{.vocab = 8192, .d_model = 256, .layers = 4, .heads = 8, .d_ff = 512, .experts = 16, .granularity = 2}>;
+constexpr moe::nn::mamba_config selective{.d_model = 256};
+using moe_mamba = moe::nn::language_model<
+    twin_experts::ends,
+    moe::nn::repeat<4, moe::nn::sequence<moe::nn::residual<moe::nn::mamba<selective>>, moe::nn::residual<moe::nn::moe_ffn<twin_experts::sparse>>>>>;
 
 struct options {
   int steps = 7;
@@ -124,10 +132,10 @@ options read(int count, char** argument) {
       (a == "--steps" ? o.steps : o.space.threads) = n;
     } else if (std::string_view const dtype = i + 1 < count ? argument[i + 1] : ""; a == "--dtype" && (dtype == "fp32" || dtype == "bf16")) {
       o.in_bf16 = dtype == "bf16", ++i;
-    } else if (a == "twin" || a == "twin_dense") {
+    } else if (a == "twin" || a == "twin_dense" || a == "moe_mamba") {
       o.presets.push_back(a);
     } else {
-      std::fprintf(stderr, "usage: %s [--steps n] [--threads n] [--dtype fp32|bf16] [twin] [twin_dense]\n", argument[0]);
+      std::fprintf(stderr, "usage: %s [--steps n] [--threads n] [--dtype fp32|bf16] [twin] [twin_dense] [moe_mamba]\n", argument[0]);
       std::exit(2);
     }
   }
@@ -140,6 +148,7 @@ int main(int count, char** argument) try {
   options const o = read(count, argument);
   measure_if_asked<twin>("twin", o);
   measure_if_asked<twin_dense>("twin_dense", o);
+  measure_if_asked<moe_mamba>("moe_mamba", o);
 } catch (moe::error const& e) {
   std::fprintf(stderr, "%s\n", e.what());
   return 1;

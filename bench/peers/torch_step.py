@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Training step of the same transformer in PyTorch on the CPU, for comparison with bench/train_step.
+"""Training step of the same models in PyTorch on the CPU, for comparison with bench/train_step.
 
 Prints one JSON line per preset: tokens/s of the best and the median step. Needs a python3 with torch (Debian: python3-torch libopenblas0-openmp).
-Experts are a loop over index_select, three matrix products, and index_add: what a PyTorch user writes without an extension.
+Experts are a loop over index_select, three matrix products, and index_add, and Mamba's scan is a loop over time: what a PyTorch user writes without an
+extension.
 """
 import argparse
 import json
@@ -14,9 +15,10 @@ import time
 import torch
 import torch.nn.functional as F
 
-PRESETS = {  # vocab, d_model, layers, heads, d_ff, experts, granularity, batch, length: as in examples/moe_transformer/model.hpp and cpu_kernels
+PRESETS = {  # vocab, d_model, layers, heads (0: Mamba), d_ff, experts, granularity, batch, length: as in bench/train_step.cpp
     "twin": (8192, 256, 6, 8, 512, 16, 2, 8, 256),
     "twin_dense": (8192, 256, 6, 8, 512, 0, 1, 8, 256),
+    "moe_mamba": (8192, 256, 4, 0, 512, 16, 2, 8, 256),
 }
 
 
@@ -40,6 +42,36 @@ class Attention(torch.nn.Module):
         q, k = self.rotate(q), self.rotate(k)
         p = torch.softmax(q @ k.transpose(-1, -2) * (d // self.heads) ** -0.5 + self.mask, -1)
         return self.out((p @ v).transpose(1, 2).reshape(b, t, d))
+
+
+class Mamba(torch.nn.Module):
+    def __init__(self, d, state=16, taps=4):
+        super().__init__()
+        inner, self.rank, self.state, self.taps = 2 * d, -(-d // 16), state, taps
+        self.into, self.out = torch.nn.Linear(d, 2 * inner, bias=False), torch.nn.Linear(inner, d, bias=False)
+        self.conv = torch.nn.Conv1d(inner, inner, taps, groups=inner, padding=taps - 1)
+        self.select, self.step = torch.nn.Linear(inner, self.rank + 2 * state, bias=False), torch.nn.Linear(self.rank, inner)
+        self.log_a = torch.nn.Parameter(torch.arange(1, state + 1).float().log().repeat(inner, 1))
+        self.skip = torch.nn.Parameter(torch.ones(inner))
+        dt = torch.exp(torch.empty(inner).uniform_(-6.9, -2.3))
+        with torch.no_grad():
+            self.step.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+
+    def scan(self, u, dt, b, c):
+        decay = torch.exp(dt.unsqueeze(-1) * -torch.exp(self.log_a))  # [batch, length, channels, state]
+        enters = (dt * u).unsqueeze(-1) * b.unsqueeze(2)
+        h, y = torch.zeros_like(decay[:, 0]), []
+        for decay_t, enters_t, c_t in zip(decay.unbind(1), enters.unbind(1), c.unbind(1)):
+            h = decay_t * h + enters_t
+            y.append((h @ c_t.unsqueeze(-1)).squeeze(-1))
+        return torch.stack(y, 1)
+
+    def forward(self, x):
+        u, z = self.into(x).chunk(2, -1)
+        u = F.silu(self.conv(u.transpose(1, 2))[..., :x.shape[1]].transpose(1, 2))
+        r, b, c = self.select(u).split([self.rank, self.state, self.state], -1)
+        y = self.scan(u, F.softplus(self.step(r)), b, c) + self.skip * u
+        return self.out(y * F.silu(z))
 
 
 class Dense(torch.nn.Module):
@@ -83,12 +115,13 @@ class Model(torch.nn.Module):
         super().__init__()
         feed_forward = (lambda: Sparse(d, d_ff // granularity, experts * granularity, granularity)) if experts else (lambda: Dense(d, d_ff))
         self.embedding, self.head, self.norm = torch.nn.Embedding(vocab, d), torch.nn.Linear(d, vocab, bias=False), Norm(d)
-        self.blocks = torch.nn.ModuleList(torch.nn.ModuleList([Norm(d), Attention(d, heads, length), Norm(d), feed_forward()]) for _ in range(layers))
+        mixing = (lambda: Attention(d, heads, length)) if heads else (lambda: Mamba(d))
+        self.blocks = torch.nn.ModuleList(torch.nn.ModuleList([Norm(d), mixing(), Norm(d), feed_forward()]) for _ in range(layers))
 
     def forward(self, token):
         x = self.embedding(token)
-        for norm_1, attention, norm_2, feed_forward in self.blocks:
-            x = x + attention(norm_1(x))
+        for norm_1, mixing, norm_2, feed_forward in self.blocks:
+            x = x + mixing(norm_1(x))
             x = x + feed_forward(norm_2(x))
         return self.head(self.norm(x))
 
