@@ -55,10 +55,10 @@ void conv_tiles(cpu const& space, conv_operands<W, T> const& o, double work, F c
 template <bool Silu, bool Stream, int W, class T>
 void conv_forward_tile(sequence_tile const& tile, conv_operands<W, T> const& o, tensor<T, dyn, dyn> y, index_t first, index_t n,
                        conv_weights<W, T> const& weights) {
-  T const* in[static_cast<std::size_t>(conv_chunk<W> + W - 1)];
+  T const* in[static_cast<std::size_t>(conv_chunk<W> + W - 1 + conv_rows)];
   T* out[static_cast<std::size_t>(conv_chunk<W>)];
   index_t const rows = tile.end - tile.begin;
-  for (index_t i = 0; i < rows + W - 1; ++i) in[i] = o.input(tile, tile.begin - (W - 1) + i, first);
+  for (index_t i = 0; i < rows + W - 1 + conv_rows; ++i) in[i] = o.input(tile, tile.begin - (W - 1) + i, first);
   for (index_t i = 0; i < rows; ++i) out[i] = y.row(tile.first + tile.begin + i) + first;
   index_t i = 0;
   for (; i + conv_rows <= rows; i += conv_rows) conv_forward_rows<Silu, Stream, conv_rows, W, T>(in + i, weights, out + i, n);
@@ -85,14 +85,14 @@ template <bool Silu, bool Stream, int W, class T>
 void conv_backward_tile(sequence_tile const& tile, conv_operands<W, T> const& o, conv_gradients<T> const& g, index_t first, index_t n,
                         conv_weights<W, T> const& weights, conv_carry<W, accumulator<T>>& carry) {
   constexpr index_t behind = (W - 1 + conv_rows - 1) / conv_rows * conv_rows;
-  constexpr auto most = static_cast<std::size_t>(conv_chunk<W> + behind);
+  constexpr auto most = static_cast<std::size_t>(conv_chunk<W> + behind + conv_rows);  // the last are only fetched
   T const *in[most + W - 1], *d_y[most], *start[most];
   T* d_x[most];
   alignas(64) T unwanted[static_cast<std::size_t>(conv_block<accumulator<T>>(W))];
   index_t const rows = tile.end - tile.begin, final_rows = tile.rows - (W - 1);  // from there on rows are part of the final state
   bool const starts = g.d_final_state.data() != nullptr && tile.end > final_rows;
-  for (index_t i = 0; i < rows + behind + W - 1; ++i) in[i] = o.input(tile, tile.begin - (W - 1) + i, first);
-  for (index_t i = 0; i < rows + behind; ++i) {
+  for (index_t i = 0; i < rows + behind + W - 1 + conv_rows; ++i) in[i] = o.input(tile, tile.begin - (W - 1) + i, first);
+  for (index_t i = 0; i < rows + behind + conv_rows; ++i) {
     index_t const t = tile.begin + i, p = t - (W - 1);
     d_y[i] = t < tile.rows ? g.d_y.row(tile.first + t) + first : conv_zeros<T>;
     start[i] = starts && p >= final_rows && p < tile.rows ? g.d_final_state.row(tile.s * (W - 1) + p - final_rows) + first : conv_zeros<T>;
