@@ -102,7 +102,7 @@ TEST_CASE_TEMPLATE("selective_scan: agrees with the formula for any d_state, gro
   check_formula<three, T>({7, 0, 2}, 18, {.gate = false}, 3);
   check_formula<plain_delta, T>({20}, 9, {.skip = false, .bias = false}, 0);
   check_formula<sixteen, T>({chunk + 1, 3}, on_cuda ? 5 : 37, {.states = false}, 1);
-  check_formula<sixteen, T>({4}, 70, {}, 0);  // more channels than a block has on CUDA
+  check_formula<sixteen, T>({4}, 100, {}, 0);  // more channels than a block has on CUDA
   check_formula<seventeen_in_groups, T>({chunk}, 2 * (on_cuda ? 3 : 19), {}, 5);
   check_formula<many, T>({2}, 3, {}, 0);
 }
