@@ -364,7 +364,7 @@ TEST_CASE_TEMPLATE("causal_conv1d: touches nothing outside its operands", T, flo
         auto a = memory.get();
         moe::causal_conv1d_backward<config>(on(), matrix(x), moe::mat(w.data(), d, 4), moe::vec(b.data(), d), moe::equal_sequences(1, n),
                                             state(initial), matrix(d_y), state(last), matrix(y), moe::mat(d_w.data(), d, 4), moe::vec(d_b.data(), d),
-                                            state(initial), a);
+                                            state(d_initial), a);
       }
 }
 #endif
@@ -418,4 +418,10 @@ TEST_CASE("causal_conv1d: nothing happens with no rows, sequences or channels; e
   CHECK(backward(p, p, p, p, p, r, bytes) == "causal_conv1d_backward: d_initial_state is [1, 3, 5], needs [2, 3, 5]");
   CHECK(backward(p, p, p, p, p, p, 16) == "causal_conv1d_backward: scratch has 16 bytes left, needs " + std::to_string(bytes));
   CHECK(backward(p, p, p, p, p, p, bytes).empty());
+  scratch memory(bytes);
+  auto in_place = memory.get();
+  CHECK(error_of([&] {
+          moe::causal_conv1d_backward<config>(s, p.x.mat(), p.weight.mat(), p.bias.vec(), n, p.state(p.initial), p.d_y.mat(), p.state(p.d_last),
+                                              p.d_x.mat(), p.d_weight.mat(), p.d_bias.vec(), p.state(p.d_last), in_place);
+        }) == "causal_conv1d_backward: d_initial_state is d_final_state, needs memory of its own");
 }

@@ -42,6 +42,8 @@ void check_conv_backward(conv_operands<W, T> const& o, vector_view<T const> bias
   check_matrix(op, "d_weight", d_weight, channels, W);
   if (d_bias.data() != nullptr) check_vector(op, "d_bias", d_bias, channels);
   check_conv_state(op, "d_initial_state", g.d_initial_state, o.sequences.count, W - 1, channels);
+  expects(g.d_initial_state.size() == 0 || g.d_initial_state.data() != g.d_final_state.data(), errc::bad_argument, op,
+          ": d_initial_state is d_final_state, needs memory of its own");
 }
 }  // namespace detail
 
@@ -92,10 +94,12 @@ std::size_t causal_conv1d_backward_scratch_bytes(cpu const& /*space*/, index_t t
 ///   d_x              [tokens, channels]              out     overwritten; must not overlap x or d_y
 ///   d_weight         [channels, width]               in/out  added to; accumulator<T>
 ///   d_bias           [channels]                      in/out  added to; accumulator<T>; or null: not wanted
-///   d_initial_state  [sequences, width - 1, channels] out    overwritten; or null: not wanted. May be the very same view as d_final_state
+///   d_initial_state  [sequences, width - 1, channels] out    overwritten; or null: not wanted. Must not overlap an input: the last tile of
+///                                                         a sequence reads d_final_state, at any time
 ///
 /// Edges   a sequence of no rows hands d_final_state on.
-/// Throws  as the forward; out_of_memory if scratch holds less than causal_conv1d_backward_scratch_bytes.
+/// Throws  as the forward; bad_argument if d_initial_state is d_final_state; out_of_memory if scratch holds less than
+///         causal_conv1d_backward_scratch_bytes.
 /// Order   d_x, d_initial_state: one chain from d_final_state (or 0) on, rows ascending, which is k descending. d_weight, d_bias: chunks of 64 rows
 ///         of a sequence (of the multiple of 64 that holds width - 1 rows), rows ascending within one; the chunks of a sequence ascending; then the
 ///         sums of the sequences, one after the other, are added to what was there. So packed sequences give the bits of one call per sequence.
