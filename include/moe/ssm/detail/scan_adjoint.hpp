@@ -82,7 +82,7 @@ MOE_NOINLINE void scan_states_backward(index_t rows, scan_rows_backward<A> r, A 
   for (index_t t = rows - 1; t >= 0; --t) {
     V const dt = V::load(r.dt + t * W), du = V::load(r.du + t * W), d_y = V::load(r.d_y + t * W);
     A const *const from = b.row(t), *const to = c.row(t), *const decays = trace.decay + t * trace.row, *const h = trace.h + t * trace.row;
-    V through_b = V::load(r.through_b + t * W), through_a = V::load(r.through_a + t * W), lanes[2 * S];
+    V through_b = V::load(r.through_b + t * W), through_a = V::load(r.through_a + t * W), summed[2 * S];
     MOE_UNROLL(8)
     for (int n = 0; n < S; ++n) {
       V by_b = V::zero(), by_c = by_b;
@@ -95,13 +95,13 @@ MOE_NOINLINE void scan_states_backward(index_t rows, scan_rows_backward<A> r, A 
         through_a = madd(w, V::load(a + n * W), through_a);
         by_b = l * du, by_c = d_y * V::load(h + trace.row + n * W);
       }
-      add_lanes(lanes, n, by_b);
-      add_lanes(lanes, S + n, by_c);
+      add_lanes(summed, n, by_b);
+      add_lanes(summed, S + n, by_c);
     }
     through_b.store(r.through_b + t * W);
     through_a.store(r.through_a + t * W);
     MOE_UNROLL(8)
-    for (int i = 0; i < 2 * S; i += static_cast<int>(W)) lanes[i].store(sums + t * stride + i);
+    for (int i = 0; i < 2 * S; i += static_cast<int>(W)) summed[i].store(sums + t * stride + i);
   }
   MOE_UNROLL(8)
   for (int n = 0; n < States; ++n) {

@@ -91,13 +91,13 @@ struct scan_backward_item {
 
   void run(scan_block const& block, index_t i, scan_ahead const& ahead) const {
     load_first_states(block);
-    for_lanes<A>(block, [&](auto lanes) { before(block, lanes); });
+    for_lanes<A>(block, [&](auto channels) { before(block, channels); });
     bool const gated = p.in.z.data() != nullptr;
     index_t const offset = all.at(place, i) * N;
     for_slices<C.d_state, scan_adjoint_slice>([&](int n, auto states) {
       scan_states<states()>(gated, i * N * W + n * W, offset + n * W, all.sums_of(place, i, row) + n * 2, n, n == 0 ? ahead : scan_ahead());
     });
-    for_lanes<A>(block, [&](auto lanes) { after(block, all.at(place, i), lanes); });
+    for_lanes<A>(block, [&](auto channels) { after(block, all.at(place, i), channels); });
   }
 
  private:
@@ -115,15 +115,15 @@ struct scan_backward_item {
     A const* const from = checkpoint_of(p.checkpoints, p.sequences, s, number, N, block);
     for (index_t n = 0; n < N; ++n) V::load(from + n * p.checkpoints.states.row_stride(), block.lanes).store(m.first + n * W);
   }
-  MOE_INLINE void before(scan_block const& block, auto lanes) const {
+  MOE_INLINE void before(scan_block const& block, auto channels) const {
     V const bias = lanes_of(p.in.delta_bias, block);
     for (index_t t = 0; t < rows; ++t) {
-      V dt = V::load(p.in.delta.row(begin + t) + block.first, lanes) + bias, slope = V::all(A(1));
+      V dt = V::load(p.in.delta.row(begin + t) + block.first, channels) + bias, slope = V::all(A(1));
       if constexpr (C.softplus) dt = softplus(dt, &slope);
-      V const u = V::load(p.in.u.row(begin + t) + block.first, lanes);
-      V d_y = V::load(p.d_out.row(begin + t) + block.first, lanes);
+      V const u = V::load(p.in.u.row(begin + t) + block.first, channels);
+      V d_y = V::load(p.d_out.row(begin + t) + block.first, channels);
       if (p.in.z.data() != nullptr) {
-        V const z = V::load(p.in.z.row(begin + t) + block.first, lanes), gate = sigmoid(z);
+        V const z = V::load(p.in.z.row(begin + t) + block.first, channels), gate = sigmoid(z);
         (d_y * (gate * madd(z, V::all(A(1)) - gate, V::all(A(1))))).store(m.gate + t * W);
         d_y = d_y * (z * gate);
       }
@@ -136,7 +136,7 @@ struct scan_backward_item {
       none.store(m.y + t * W), none.store(m.through_b + t * W), none.store(m.through_a + t * W);
     }
   }
-  MOE_INLINE void after(scan_block const& block, index_t at, auto lanes) const {
+  MOE_INLINE void after(scan_block const& block, index_t at, auto channels) const {
     V const skip = lanes_of(p.in.skip, block);
     bool const skips = p.in.skip.data() != nullptr, gated = p.in.z.data() != nullptr;
     V d_skip = V::zero(), d_bias = d_skip;
@@ -145,9 +145,9 @@ struct scan_backward_item {
       V const d_delta = rounded_product(madd(through_b, u, V::load(m.through_a + t * W)), V::load(m.slope + t * W));
       V d_u = V::load(m.dt + t * W) * through_b, y = V::load(m.y + t * W);
       if (skips) d_u = madd(skip, d_y, d_u), y = madd(skip, u, y);
-      if (gated) (V::load(m.gate + t * W) * y).store(p.g.d_z.row(begin + t) + block.first, lanes);
-      d_u.store(p.g.d_u.row(begin + t) + block.first, lanes);
-      d_delta.store(p.g.d_delta.row(begin + t) + block.first, lanes);
+      if (gated) (V::load(m.gate + t * W) * y).store(p.g.d_z.row(begin + t) + block.first, channels);
+      d_u.store(p.g.d_u.row(begin + t) + block.first, channels);
+      d_delta.store(p.g.d_delta.row(begin + t) + block.first, channels);
       d_skip = madd(d_y, u, d_skip);
       d_bias = d_bias + d_delta;
     }

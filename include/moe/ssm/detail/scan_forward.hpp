@@ -127,35 +127,36 @@ struct scan_forward_item {
       A* const to = checkpoint_of(p.checkpoints, p.sequences, s, number, N, block);
       for (index_t n = 0; n < N; ++n) V::load(h + n * W).store(to + n * p.checkpoints.states.row_stride(), block.lanes);
     }
-    for_lanes<A>(block, [&](auto lanes) {
-      before(begin, rows, block, lanes);
-      recurrence(begin, rows, block, lanes, ahead, rate, h);
+    for_lanes<A>(block, [&](auto channels) {
+      before(begin, rows, block, channels);
+      recurrence(begin, rows, block, channels, ahead, rate, h);
     });
   }
-  MOE_INLINE void before(index_t begin, index_t rows, scan_block const& block, auto lanes) const {
+  MOE_INLINE void before(index_t begin, index_t rows, scan_block const& block, auto channels) const {
     V const bias = lanes_of(p.in.delta_bias, block);
     for (index_t t = 0; t < rows; ++t) {
-      V const dt = time_step_of<C.softplus>(V::load(p.in.delta.row(begin + t) + block.first, lanes) + bias);
-      V const u = V::load(p.in.u.row(begin + t) + block.first, lanes);
+      V const dt = time_step_of<C.softplus>(V::load(p.in.delta.row(begin + t) + block.first, channels) + bias);
+      V const u = V::load(p.in.u.row(begin + t) + block.first, channels);
       dt.store(m.dt + t * W);
       (dt * u).store(m.du + t * W);
       u.store(m.u + t * W);
       if (p.in.z.data() != nullptr) {
-        V const z = V::load(p.in.z.row(begin + t) + block.first, lanes);
+        V const z = V::load(p.in.z.row(begin + t) + block.first, channels);
         (z * sigmoid(z)).store(m.gate + t * W);
       }
       V::zero().store(m.y + t * W);
     }
   }
   template <class Lanes>
-  MOE_INLINE void recurrence(index_t begin, index_t rows, scan_block const& block, Lanes lanes, scan_ahead const& ahead, A const* rate, A* h) const {
+  MOE_INLINE void recurrence(index_t begin, index_t rows, scan_block const& block, Lanes channels, scan_ahead const& ahead, A const* rate,
+                             A* h) const {
     auto const b = widened(p.in.b, begin, rows, block.group * N, N, m.b), c = widened(p.in.c, begin, rows, block.group * N, N, m.c);
     scan_finish<T, Lanes> const finish{p.in.skip.data() != nullptr ? m.u : nullptr,
                                        p.in.z.data() != nullptr ? m.gate : nullptr,
                                        lanes_of(p.in.skip, block),
                                        p.out.row(begin) + block.first,
                                        p.out.row_stride(),
-                                       lanes};
+                                       channels};
     for_slices<C.d_state, scan_slice>([&](auto n, auto states) {
       auto const run = [&](scan_ahead const& fetch, auto const& take) {
         scan_states_forward<states()>(rows, m.dt, m.du, rate + n * W, b.from(n), c.from(n), fetch, h + n * W, m.y, take);

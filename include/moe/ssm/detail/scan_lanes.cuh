@@ -71,11 +71,8 @@ struct scan_rates {
       if (!(size <= bound)) bound = size == size ? size : A(__builtin_inff());
     }
   }
-  /// Whether the decays of this step are far from the ends of the numbers: then exp2_near will do.
-  __device__ bool near(A dt) const {
-    if constexpr (std::is_same_v<A, float>) return product(dt < 0 ? -dt : dt, bound) <= 125.0f;
-    else return false;
-  }
+  /// Whether the decays of this step, in float, are far from the ends of the numbers: then exp2_near will do.
+  __device__ bool near(A dt) const { return product(dt < 0 ? -dt : dt, bound) <= 125; }
   template <bool Near>
   __device__ A decay(int k, A dt) const {
     if constexpr (Near) return exp2_near(product(dt, rate[k]));
@@ -96,8 +93,9 @@ __device__ void scan_step_as(scan_lane<N> const& lane, scan_rates<N, A> const& r
 }
 template <int N, class A>
 __device__ void scan_step(scan_lane<N> const& lane, scan_rates<N, A> const& rates, A dt, A du, A const* b, A* h, A* decays) {
-  if (rates.near(dt)) scan_step_as<true>(lane, rates, dt, du, b, h, decays);
-  else scan_step_as<false>(lane, rates, dt, du, b, h, decays);
+  if constexpr (std::is_same_v<A, float>)
+    if (rates.near(dt)) return scan_step_as<true>(lane, rates, dt, du, b, h, decays);
+  scan_step_as<false>(lane, rates, dt, du, b, h, decays);
 }
 
 /// The rows of b or c that a tile needs: in shared memory where they fit, else where they are.

@@ -59,19 +59,19 @@ scan_matrix<A> widened(matrix_view<T const> const& m, index_t first_row, index_t
 
 /// to[n][lane] = from(channel, n), 0 in lanes without a channel: of the states of a sequence, or of rates.
 template <class A>
-void lanes_from_rows(A const* from, index_t row_stride, index_t lanes, index_t states, A* to) {
+void lanes_from_rows(A const* from, index_t row_stride, index_t channels, index_t states, A* to) {
   using V = simd<A>;
   constexpr index_t W = V::width;
   for (index_t n = 0; n < states; n += W) {
     index_t const count = std::min(W, states - n);
     V row[W];
-    for (index_t i = 0; i < W; ++i) row[i] = i < lanes ? V::load(from + i * row_stride + n, count) : V::zero();
+    for (index_t i = 0; i < W; ++i) row[i] = i < channels ? V::load(from + i * row_stride + n, count) : V::zero();
     transpose(row);
     for (index_t i = 0; i < count; ++i) row[i].store(to + (n + i) * W);
   }
 }
 template <class A>
-void rows_from_lanes(A const* from, index_t lanes, index_t states, A* to, index_t row_stride) {
+void rows_from_lanes(A const* from, index_t channels, index_t states, A* to, index_t row_stride) {
   using V = simd<A>;
   constexpr index_t W = V::width;
   for (index_t n = 0; n < states; n += W) {
@@ -79,7 +79,7 @@ void rows_from_lanes(A const* from, index_t lanes, index_t states, A* to, index_
     V row[W];
     for (index_t i = 0; i < W; ++i) row[i] = i < count ? V::load(from + (n + i) * W) : V::zero();
     transpose(row);
-    for (index_t i = 0; i < lanes; ++i) row[i].store(to + i * row_stride + n, count);
+    for (index_t i = 0; i < channels; ++i) row[i].store(to + i * row_stride + n, count);
   }
 }
 
