@@ -34,4 +34,9 @@ TEST_CASE("sequence_rows: errors") {
   auto const s = moe::packed_sequences(moe::vec(none.data(), 1));
   moe::detail::check_sequence_rows("op", s, 0);
   CHECK(error_of([&] { moe::detail::check_sequence_rows("op", s, 3); }) == "op: no sequences, but 3 rows");
+  CHECK(error_of([] { moe::detail::check_sequence_rows("op", moe::sequence_rows{-2, -3, nullptr}, 6); }) ==
+        "op: sequences are -2 of -3 rows, there are 6 rows");
+  CHECK(code_of([&] { moe::detail::check_sequence_rows("op", moe::sequence_rows{-1, 0, none.data()}, 0); }) == moe::errc::shape_mismatch);
+  index_t const large = index_t{1} << 40;
+  CHECK(code_of([&] { moe::detail::check_sequence_rows("op", moe::sequence_rows{large, large, nullptr}, 0); }) == moe::errc::shape_mismatch);
 }

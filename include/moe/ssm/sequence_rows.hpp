@@ -33,7 +33,9 @@ inline sequence_rows packed_sequences(vector_view<index_t const> offsets) {
 namespace detail {
 /// What the host can say of the sequences of `rows` rows without reading offsets.
 inline void check_sequence_rows(char const* op, sequence_rows const& s, index_t rows) {
-  expects(s.offsets != nullptr || s.count * s.length == rows, errc::shape_mismatch, op, ": sequences are ", s.count, " of ", s.length,
+  index_t all = 0;
+  bool const fits = s.count >= 0 && s.length >= 0 && !__builtin_mul_overflow(s.count, s.length, &all);
+  expects(fits && (s.offsets != nullptr || all == rows), errc::shape_mismatch, op, ": sequences are ", s.count, " of ", s.length,
           " rows, there are ", rows, " rows");
   expects(s.offsets == nullptr || s.count > 0 || rows == 0, errc::shape_mismatch, op, ": no sequences, but ", rows, " rows");
 }
