@@ -364,6 +364,9 @@ TEST_CASE("selective_scan: scratch does not grow with the length of a sequence, 
     if (!on_cuda)  // there the sums over channels stand in scratch, of each row
       CHECK(moe::selective_scan_backward_scratch_bytes<sixteen, float>(on(), 64 * chunk, channels, 2) ==
             moe::selective_scan_backward_scratch_bytes<sixteen, float>(on(), 1000 * chunk, channels, 2));
+  for (index_t channels : {index_t{1} << 50, index_t{1} << 53, index_t{1} << 62})  // scratch that would not fit 64 bits
+    if (!on_cuda)
+      CHECK(code_of([&] { moe::selective_scan_backward_scratch_bytes<many, double>(on(), 4, channels, 1); }) == moe::errc::bad_argument);
   std::vector<index_t> const lengths{1, chunk, 0, chunk + 1, chunk - 1, 3 * chunk, 2, 0, 5 * chunk - 1};
   scan_problem<one, float> p(lengths, 1);
   using kept = moe::selective_scan_checkpoints<float>;

@@ -31,12 +31,12 @@ struct scan_backward_shared {
   A* sums;                                                 ///< [wave][blocks][rows][sums_width]
   scan_backward_shared(arena& memory, cpu const& space, index_t tokens, index_t channels, index_t sequences)
       : blocks(blocks_of<C, T>(channels).count()) {
-    index_t const some = std::max<index_t>(blocks, 1), chunk_bytes = scan_chunk * some * sums_width * static_cast<index_t>(sizeof(A));
+    index_t const some = std::max<index_t>(blocks, 1), chunk_bytes = elements(scan_chunk, some, sums_width, sizeof(A));
     wave = std::min(sequences, std::max(chunks(8 * thread_count(space), some), sums_bytes / chunk_bytes));
     depth = std::clamp<index_t>(sums_bytes / chunk_bytes / std::max<index_t>(wave, 1), 1, 16);
     depth = std::min(depth, std::max<index_t>(chunks(tokens, scan_chunk), 1));
     rows = depth == 1 ? std::min(tokens, scan_chunk) : depth * scan_chunk;
-    a = memory.take<A>(blocks * N * W), rate = memory.take<A>(blocks * N * W);
+    a = memory.take<A>(elements(blocks, N * W)), rate = memory.take<A>(elements(blocks, N * W));
     adjoint = memory.take<A>(elements(wave, blocks, N * W)), d_a = memory.take<A>(elements(wave, blocks, N * W));
     d_skip = memory.take<A>(elements(wave, blocks, W)), d_delta_bias = memory.take<A>(elements(wave, blocks, W));
     sums = memory.take<A>(elements(wave, rows, blocks, sums_width));
