@@ -264,4 +264,7 @@ TEST_CASE("hugging_face: a damaged file is an error, not a model") {
     CHECK(test::contains(test::error_of([&] { load_hugging_face_mamba<model>(folder / "cut", w.data()); }), "cut"));
   }
   CHECK(test::error_of([&] { load_hugging_face_mamba<model>(folder / "absent", w.data()); }) != "");
+  CHECK(test::contains(test::error_of([] { load_hugging_face_mamba<model>(golden("model.safetensors"), nullptr); }), "no memory for the weights"));
+  CHECK(test::contains(test::error_of([&] { save_hugging_face_mamba<model>(folder / "never", nullptr); }), "no weights to write"));
+  CHECK(!std::filesystem::exists(folder / "never"));
 }

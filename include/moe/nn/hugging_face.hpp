@@ -136,6 +136,7 @@ inline std::vector<hugging_face_tensor> hugging_face_tensors(std::vector<paramet
 }
 
 inline hugging_face_file load_hugging_face(std::string const& path, std::vector<parameter_info> const& parameters, float* w) {
+  expects(w != nullptr, errc::bad_argument, "hugging_face: no memory for the weights of \"", path, "\"");
   safetensors_reader const file(path);
   hugging_face_file found;
   found.metadata = file.metadata();
@@ -168,6 +169,7 @@ inline hugging_face_file load_hugging_face(std::string const& path, std::vector<
 
 inline written_file save_hugging_face(std::string const& path, std::vector<parameter_info> const& parameters, float const* w,
                                       hugging_face_file const& like) {
+  expects(w != nullptr, errc::bad_argument, "hugging_face: no weights to write to \"", path, "\"");
   auto const tensors = hugging_face_tensors(parameters, like.tensors);
   std::vector<tensor_source> sources;
   std::vector<std::vector<std::byte>> copies;
@@ -189,7 +191,8 @@ inline written_file save_hugging_face(std::string const& path, std::vector<param
 /// lm_head.weight is absent, or the same numbers as the embedding.
 ///
 /// Throws  bad_file listing every name that is missing or not expected, and every type and shape that differs, before w is touched; bad_file, of a
-///         damaged file or a head that is not the embedding, and io, when part of w may have been written; bad_argument if M is no such model.
+///         damaged file or a head that is not the embedding, and io, when part of w may have been written; bad_argument if M is no such model or w
+///         is null.
 template <class M, class Space = cpu>
 hugging_face_file load_hugging_face_mamba(std::string const& path, float* w) {
   return detail::load_hugging_face(path, parameters_of<M, Space>(), w);
@@ -198,7 +201,7 @@ hugging_face_file load_hugging_face_mamba(std::string const& path, float* w) {
 /// Writes the weights of a model as such a file: with the names, types, order and metadata of `like`, so that what was read is written again byte
 /// by byte; without it as transformers writes them, in F32, a tied head left out.
 ///
-/// Throws  bad_argument if M is no such model; io as atomic_file. A tensor of `like` that the model has not is left out.
+/// Throws  bad_argument if M is no such model or w is null; io as atomic_file. A tensor of `like` that the model has not is left out.
 template <class M, class Space = cpu>
 written_file save_hugging_face_mamba(std::string const& path, float const* w, hugging_face_file const& like = {{}, {{"format", "pt"}}}) {
   return detail::save_hugging_face(path, parameters_of<M, Space>(), w, like);
