@@ -71,10 +71,8 @@ index_t copied_lanes(index_t experts, index_t rows, index_t n, index_t k) {
   if (panels_are_lanes<Step, T>) return 0;
   return experts == 1 ? shared_lanes(rows, k, n) : panel_lanes(elements(std::min(experts, rows / (2 * tile_rows)), k), n);
 }
-/// The same for the gradients of several weights, where k is the rows of an expert: room for some experts that have many.
-inline index_t gradient_lanes(index_t experts, index_t rows, index_t n) {
-  return panel_lanes(std::min(rows, std::max<index_t>(4 * tile_steps, 4 * divide_up(rows, std::max<index_t>(experts, 1)))), n);
-}
+/// The same for gradients, where k is rows: those of several weights have few tiles each, and packing rows as they lie costs less than the memory.
+inline index_t gradient_lanes(index_t experts, index_t rows, index_t n) { return experts == 1 ? panel_lanes(rows, n) : 0; }
 
 /// Rows of c below a block, over and over: reading and writing them is what takes long where sums are short, and shows where they are not.
 template <class TC>
