@@ -39,7 +39,8 @@ class packed_weights {
   template <class U>
   requires std::same_as<U const, T> packed_weights(packed_weights<U> const& w)
       : data_(w.data_), count_(w.count_), out_(w.out_), in_(w.in_), padded_in_(w.padded_in_), matrix_size_(w.matrix_size_) {}
-  /// Outputs [begin, end) of each weight, or inputs; begin is a multiple of 32.
+  /// Outputs [begin, end) of each weight, or inputs; begin is a multiple of 32. Products of bf16 take a pair of what is summed over at a time: where a
+  /// part ends within a pair, its neighbour is multiplied by 0, so it must be finite.
   packed_weights outputs(index_t begin, index_t end) const {
     check_part("outputs", begin, end, out_);
     packed_weights part = *this;
