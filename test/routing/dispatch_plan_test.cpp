@@ -19,6 +19,7 @@ void check_plan(test::array<int> const& expert, index_t experts, index_t capacit
   index_t const k = expert.columns(), slots = expert.rows() * k;
   std::vector<int> slot, token, position(std::size_t(slots), -1);
   std::vector<index_t> counts, offsets{0};
+  index_t choices = 0;
   for (int e = 0; e < experts; ++e) {
     index_t count = 0;
     for (index_t s = 0; s < slots; ++s) {
@@ -27,10 +28,10 @@ void check_plan(test::array<int> const& expert, index_t experts, index_t capacit
       position[std::size_t(s)] = int(slot.size());
       slot.push_back(int(s)), token.push_back(int(s / k));
     }
-    counts.push_back(count), offsets.push_back(index_t(slot.size()));
+    counts.push_back(count), offsets.push_back(index_t(slot.size())), choices += count;
   }
   CHECK(plan.rows() == index_t(slot.size()));
-  CHECK(plan.dropped() == slots - index_t(slot.size()));
+  CHECK(plan.dropped() == choices - index_t(slot.size()));
   slot.resize(std::size_t(slots), -1), token.resize(std::size_t(slots), -1);
   CHECK(list(plan.counts) == counts);
   CHECK(list(plan.offsets) == offsets);
@@ -79,6 +80,32 @@ TEST_CASE("make_dispatch: agrees with a search, for every execution") {
   check_plan(one, 6, 100, planned(one, 6, 100).plan);
 }
 
+TEST_CASE("make_dispatch: -1 is no choice: no row, counted nowhere, and not dropped") {
+  struct {
+    index_t tokens, k, experts, capacity;
+  } const cases[] = {{3, 1, 2, 0},  {70, 2, 5, 0},  {70, 2, 5, 9},  {40, 15, 7, 0},  {40, 16, 7, 0},   {40, 17, 20, 3},
+                     {33, 8, 8, 0}, {33, 64, 64, 5}, {9, 71, 40, 0}, {5000, 3, 4, 0}, {4097, 17, 17, 20}, {64, 4, 1, 0}};
+  for (auto const& c : cases)
+    for (std::uint64_t one_in : {2, 20})
+      test::for_each_execution([&](test::space const& space, int i) {
+        if (test::on_cuda && (c.tokens > 2000 || (i > 0 && c.k > 20))) return;
+        CAPTURE(c.tokens);
+        CAPTURE(c.k);
+        CAPTURE(one_in);
+        auto expert = random_experts(c.tokens, c.k, c.experts, 6);
+        moe::random_stream const random{7};
+        for (index_t s = 0; s < c.tokens * c.k; ++s)
+          if (random.below(std::uint64_t(s), one_in) != 0) expert(s / c.k, s % c.k) = -1;
+        check_plan(expert, c.experts, c.capacity, planned(expert, c.experts, c.capacity, space).plan);
+      });
+  for (index_t k : {2, 40}) {
+    test::array<int> none(30, k);
+    none.fill(-1);
+    check_plan(none, 3, 0, planned(none, 3, 0).plan);
+    check_plan(none, 0, 4, planned(none, 0, 4).plan);
+  }
+}
+
 TEST_CASE("make_dispatch: where ids cannot be checked, one out of range is dropped and counted nowhere") {
   if constexpr (!test::on_cuda) return;  // elsewhere an error, below
   auto expert = random_experts(70, 3, 5, 1);
@@ -96,7 +123,7 @@ TEST_CASE("make_dispatch: one id out of range is found wherever it stands, its r
   planned const p(tokens, k, experts);
   for (index_t stride : {k, k + 2})
     for (index_t s = 0; s < tokens * k; ++s)
-      for (int id : {-1, 7, std::numeric_limits<int>::min(), std::numeric_limits<int>::max()}) {
+      for (int id : {-2, 7, std::numeric_limits<int>::min(), std::numeric_limits<int>::max()}) {
         test::array<int> e(tokens, k, stride);
         e.fill(6), e(s / k, s % k) = id;
         auto const message = test::error_of([&] {
@@ -128,9 +155,9 @@ TEST_CASE("make_dispatch: wrong arguments") {
   auto other = p.plan;
   other.offsets = moe::vec(p.plan.offsets.data(), 4);
   CHECK(contains(make(e, 0, other), "make_dispatch: plan.offsets has 4 entries for 4 experts"));
-  for (int id : {-1, 4}) {
+  for (int id : {-2, 4}) {
     e(1, 1) = id;
-    auto const message = "make_dispatch: expert[1, 1] = " + std::to_string(id) + ", needs to be in [0, 4)";
+    auto const message = "make_dispatch: expert[1, 1] = " + std::to_string(id) + ", needs to be in [-1, 4)";
     if constexpr (!test::on_cuda) CHECK(contains(make(e, 0, p.plan), message));
   }
   CHECK(list(p.plan.position) == std::vector<int>(6, int(0xa5a5a5a5)));  // nothing was written

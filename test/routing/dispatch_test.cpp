@@ -20,7 +20,9 @@ TEST_CASE_TEMPLATE("dispatch and combine: exact on small integers", T, float, do
         CAPTURE(d);
         CAPTURE(capacity);
         constexpr index_t k = 3, experts = 5;
-        auto const expert = random_experts(tokens, k, experts, 6);
+        auto expert = random_experts(tokens, k, experts, 6);
+        for (index_t t = 0; t < tokens; t += 2) expert(t, t % k) = -1;  // slots without a choice are as dropped ones
+        for (index_t j = 0; tokens > 5 && j < k; ++j) expert(5, j) = -1;
         planned const p(expert, experts, capacity);
         index_t const rows = p.plan.rows(), spare = p.rows_needed() - rows + 2;
         bool const even = d % 16 == 0;  // half of the sizes in rows of whole vectors

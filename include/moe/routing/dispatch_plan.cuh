@@ -54,7 +54,7 @@ inline std::size_t make_dispatch_scratch_bytes(cuda const& /*space*/, index_t to
 
 /// The contract of make_dispatch(cpu).
 ///
-/// Edges   ids are not checked: a choice outside [0, experts) is dropped and counted nowhere, so that counts add up to less.
+/// Edges   ids are not checked: every one outside [0, experts) is a slot without a choice, as -1 is.
 /// Cost    four kernels; each choice is compared with 255 others.
 inline void make_dispatch(cuda const& space, in<int, dyn, dyn> expert, index_t capacity, dispatch_plan const& plan, arena& scratch) {
   char const* const name = "make_dispatch";

@@ -29,13 +29,31 @@ inline index_t first_outside(int const* p, index_t n, int least, index_t end) {
   return i;
 }
 
-/// Throws unless every id is in [0, experts).
-inline void check_expert_ids(char const* who, in<int, dyn, dyn> expert, index_t experts) {
+/// Throws unless every id is in [least, experts): least is 0, or -1 where a slot may be without a choice.
+inline void check_expert_ids(char const* who, in<int, dyn, dyn> expert, index_t experts, int least = 0) {
   index_t const tokens = expert.template extent<0>(), k = expert.template extent<1>();
   bool const one = expert.row_stride() == k;  // the rows are one after the other
   for (index_t t = 0; t < (one ? std::min<index_t>(tokens, 1) : tokens); ++t)
-    if (index_t const j = first_outside(expert.row(t), one ? tokens * k : k, 0, experts); j >= 0) [[unlikely]]
-      fail(errc::bad_argument, who, ": expert[", t + j / k, ", ", j % k, "] = ", expert.row(t)[j], ", needs to be in [0, ", experts, ")");
+    if (index_t const j = first_outside(expert.row(t), one ? tokens * k : k, least, experts); j >= 0) [[unlikely]]
+      fail(errc::bad_argument, who, ": expert[", t + j / k, ", ", j % k, "] = ", expert.row(t)[j], ", needs to be in [", least, ", ", experts, ")");
+}
+
+/// Calls f(j, id[j]) for the ids that are not negative among k, j ascending. Of many ids few may be choices: whole vectors without one are passed over.
+template <class F>
+MOE_INLINE void for_each_choice(int const* id, index_t k, F const& f) {
+  index_t j = 0;
+  for (; j + float_lanes <= k; j += float_lanes) {
+    ints v;
+    std::memcpy(&v, id + j, sizeof v);
+    ints none = v;
+    for (int half = float_lanes / 2; half > 0; half /= 2)
+      for (int l = 0; l < half; ++l) none[l] &= none[l + half];
+    if (none[0] < 0) continue;
+    for (int l = 0; l < float_lanes; ++l)
+      if (id[j + l] >= 0) f(j + l, id[j + l]);
+  }
+  for (; j < k; ++j)
+    if (id[j] >= 0) f(j, id[j]);
 }
 
 /// Lanes of v that repeat a later lane, or an earlier one, of the same K lanes.
