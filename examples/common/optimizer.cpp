@@ -9,8 +9,9 @@ moe::warmup_cosine base_schedule(run_config const& c) { return {c.lr, c.warmup, 
 moe::group_schedule group_rates(run_config const& c, preset const& p) {
   moe::group_schedule rates(base_schedule(c));
   for (auto const g : moe::all_parameter_groups) {
-    bool const decays = g != parameter_group::norm && g != parameter_group::embedding && g != parameter_group::ssm_state;
-    rates = rates.scaled(g, p.lr_scale[moe::index_of(g)]).with_weight_decay(g, decays ? c.weight_decay : 0);
+    bool const learns = g != parameter_group::router_bias;  // that one is moved by the loads of the experts alone
+    bool const decays = learns && g != parameter_group::norm && g != parameter_group::embedding && g != parameter_group::ssm_state;
+    rates = rates.scaled(g, learns ? p.lr_scale[moe::index_of(g)] : 0).with_weight_decay(g, decays ? c.weight_decay : 0);
   }
   return rates;
 }

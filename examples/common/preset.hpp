@@ -22,7 +22,7 @@ struct preset {
   double weight_decay = 0.1;      ///< of matrices; norms, embeddings and what the state of an ssm evolves by have none
   double clip = 1;                ///< largest norm of the gradient
   /// Multiplies the learning rate of a parameter group; in the order of moe::parameter_group.
-  std::array<double, moe::parameter_group_count> lr_scale{1, 1, 1, 1, 1, 1, 1, 1, 1};
+  std::array<double, moe::parameter_group_count> lr_scale{1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 };
 
 }  // namespace trainer

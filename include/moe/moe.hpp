@@ -11,9 +11,11 @@
 #include <moe/core/math.hpp>
 #include <moe/core/parallel.hpp>
 #include <moe/core/random.hpp>
+#include <moe/core/sequence_shape.hpp>
 #include <moe/core/simd.hpp>
 #include <moe/core/space.hpp>
 #include <moe/core/tensor.hpp>
+#include <moe/core/token_groups.hpp>
 #include <moe/core/types.hpp>
 
 #include <moe/gemm/gemm.hpp>
@@ -24,6 +26,7 @@
 #include <moe/routing/dispatch.hpp>
 #include <moe/routing/dispatch_plan.hpp>
 #include <moe/routing/router.hpp>
+#include <moe/routing/score_function.hpp>
 #include <moe/routing/topk.hpp>
 #include <moe/routing/weigh_rows.hpp>
 

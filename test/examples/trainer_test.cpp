@@ -14,6 +14,7 @@
 
 #include <examples/common/optimizer.hpp>
 #include <examples/common/process.hpp>
+#include <examples/common/runs.hpp>
 #include <examples/common/session.hpp>
 #include <moe/io/checkpoint.hpp>
 #include <moe/optim/adamw.hpp>
@@ -77,6 +78,12 @@ std::pair<std::string, std::string> bytes_of(std::string const& directory) {
 double number_after(std::string const& text, std::string const& label) {
   auto const at = text.rfind(label);
   return at == std::string::npos ? -1 : std::strtod(text.c_str() + at + label.size(), nullptr);
+}
+
+/// The digits behind a label, to the next blank.
+std::string fixed_after(std::string const& text, std::string const& label) {
+  auto const at = text.rfind(label);
+  return at == std::string::npos ? "none" : text.substr(at + label.size(), text.find_first_of(" \n", at + label.size()) - at - label.size());
 }
 
 }  // namespace
@@ -239,6 +246,106 @@ TEST_CASE("trainer: resume refuses what would give another run, and names it") {
   CHECK(test::contains(r.err, "holds no checkpoint"));
 }
 
+TEST_CASE("trainer: --from begins a run with the weights and the tokenizer of another, says what they predict, and goes on without it") {
+  folder const f;
+  REQUIRE(run({}, {"train", "--data", f.text, "--out", f.run("first"), "--steps", "30", "--lr", "0.2"}).code == 0);
+  auto const evaluated = [&](char const* name) {
+    return number_after(run({}, {"eval", "--data", f.text, "--out", f.run(name)}).out, "held-out bits per byte: ");
+  };
+  double const bits = evaluated("first");
+  std::vector<std::string> const second{"train", "--data", f.text, "--from", f.run("first"), "--steps", "20", "--seed", "5", "--out"};
+  auto const with = [&](std::string const& name, std::vector<std::string> more = {}) {
+    more.insert(more.begin(), f.run(name));
+    more.insert(more.begin(), second.begin(), second.end());
+    return more;
+  };
+  result const r = run({}, with("whole"));
+  INFO(r.out, r.err);
+  REQUIRE(r.code == 0);
+  CHECK(test::contains(r.out, "weights: " + f.run("first") + " (fake) after step 30\nheld-out sample before the first step: "));
+  CHECK(number_after(r.out, "\nheld-out bits per byte before the first step: ") == bits);
+  CHECK(number_after(r.out, "\nheld-out bits per byte: ") < bits);
+  CHECK_FALSE(test::contains(r.out, "not the text"));
+  auto const whole = bytes_of(f.run("whole"));
+  for (std::string const& part :
+       {"\"from\":\"" + f.run("first") + "\"", std::string("\"from.preset\":\"fake\""), std::string("\"from.step\":\"30\"")})
+    CHECK_MESSAGE(test::contains(whole.second, part), part);
+  std::string const log = moe::read_file(f.run("whole") + "/log.csv");
+  CHECK(std::count(log.begin(), log.end(), '\n') == 22);
+  std::string const sample = fixed_after(r.out, "held-out sample before the first step: ");
+  CHECK(test::contains(log, "\n0,,," + sample));  // the log has more digits
+  CHECK(test::contains(moe::read_file(f.run("whole") + "/loss.svg"), "</svg>"));
+
+  // a learning rate of 0: nothing but the weights of the other run, moments at 0
+  REQUIRE(run({}, with("still", {"--lr", "0"})).code == 0);
+  CHECK(evaluated("still") == bits);
+  // the planning of time trains on the loaded weights, and undoes it
+  auto planned = with("planned", {"--lr", "0"});
+  planned.erase(planned.begin() + 5, planned.begin() + 7);  // --steps 20
+  REQUIRE(run({}, planned, "300ms").code == 0);
+  CHECK(evaluated("planned") == bits);
+
+  test::faults faults;  // passes: 1 of a sample, 38 of the evaluation are of another kind
+  faults.raise_pass = 11, faults.raise_signal = SIGINT;
+  CHECK(run(faults, with("stopped")).code == 130);
+  (void)!std::system(("mv " + f.run("first") + " " + f.run("gone")).c_str());
+  result const resumed = run({}, {"train", "--data", f.text, "--resume", "--out", f.run("stopped")});
+  INFO(resumed.out, resumed.err);
+  CHECK(resumed.code == 0);
+  CHECK(test::contains(resumed.out, "after step 12 of 20"));
+  CHECK(bytes_of(f.run("stopped")) == whole);
+  std::string const log_again = moe::read_file(f.run("stopped") + "/log.csv");
+  CHECK(std::count(log_again.begin(), log_again.end(), '\n') == 22);
+}
+
+TEST_CASE("trainer: --from says what does not fit") {
+  folder const f;
+  auto const error_of = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"train", "--data", f.text, "--out", f.run("new"), "--steps", "1", "--from", f.run("old")});
+    result const r = run({}, more);
+    CHECK((r.code == 1 || r.code == 2));
+    CHECK(access(f.run("new").c_str(), F_OK) != 0);  // nothing is left behind
+    return r.err;
+  };
+  CHECK(error_of({}) == "error: --from " + f.run("old") + ": holds no checkpoint; it needs the directory of a run\n");
+  REQUIRE(run({}, {"train", "--data", f.text, "--out", f.run("old"), "--steps", "3"}).code == 0);
+  CHECK(test::contains(error_of({"--resume"}), "excludes"));
+  CHECK(test::contains(error_of({"--tokenizer", "bpe"}),
+                       "--tokenizer is bpe, but the run in " + f.run("old") + " has bytes: --from goes on with its tokenizer"));
+  CHECK(test::contains(run({}, {"train", "--data", f.text, "--out", f.run("old"), "--from", f.run("old")}).err, "holds a run already"));
+
+  // the same run as another model would have written it
+  auto const saved = trainer::newest_run(f.run("old"));
+  REQUIRE(saved.has_value());
+  std::vector<float> weights(256 * 256 + 16);
+  auto const rewrite = [&](std::vector<trainer::parameter_info> const& parameters, trainer::fields const& config) {
+    trainer::save_run(f.run("old"), 4, 1, saved->data_hash, config, parameters, {weights.data(), nullptr, nullptr});
+  };
+  using moe::nn::parameter_group;
+  rewrite({{"table.weight", parameter_group::unembedding, {}, 0, 128 * 256, 1, 128, 256, false},
+           {"more.weight", parameter_group::ffn, {}, 0, 6, 1, 2, 3, false}},
+          saved->config);
+  std::vector<std::string> const fresh{"train", "--data", f.text, "--out", f.run("new"), "--steps", "1", "--from", f.run("old")};
+  result const r = run({}, fresh);
+  CHECK(r.code == 1);
+  for (char const* part :
+       {"step_00000004.safetensors: does not fit the model:", "\n  table.weight: the file has F32 [128, 256], the model F32 [256, 256]",
+        "\n  unused.norm: not in the file", "\n  more.weight: not in the model, the file has F32 [2, 3]"})
+    CHECK_MESSAGE(test::contains(r.err, part), part, r.err);
+  trainer::fields config = saved->config;
+  trainer::set_field(config, "vocab", "300"), trainer::set_field(config, "tokenizer", "bpe");
+  rewrite({}, config);
+  CHECK(test::contains(run({}, fresh).err, "its vocabulary has 300 entries, but this model is compiled for at most 256"));
+  trainer::set_field(config, "vocab", "256");
+  rewrite({}, config);
+  auto with_vocab = fresh;
+  with_vocab.insert(with_vocab.end(), {"--vocab", "256"});
+  trainer::codec::learn("bytes", 256, {}).save(f.run("old") + "/tokenizer.json");
+  trainer::set_field(config, "tokenizer.crc64", "0");
+  rewrite({}, config);
+  CHECK(test::contains(run({}, with_vocab).err, "/tokenizer.json: is not the tokenizer that the run was trained with"));
+}
+
 TEST_CASE("trainer: a gradient that is not a number stops the run, is named, and leaves the last checkpoint") {
   folder const f;
   test::faults faults;
@@ -285,8 +392,9 @@ TEST_CASE("trainer: every group has its learning rate and weight decay, and a dr
   c.steps = 100, c.warmup = 10;
   moe::group_schedule const rates = trainer::group_rates(c, p);
   for (auto const g : moe::all_parameter_groups) {
-    bool const decays = g != parameter_group::norm && g != parameter_group::embedding && g != parameter_group::ssm_state;
-    CHECK(rates.at(g, 5) == moe::group_rate{g == parameter_group::unembedding ? 0.0125 : 0.025, decays ? c.weight_decay : 0});
+    bool const bias = g == parameter_group::router_bias;
+    bool const decays = g != parameter_group::norm && g != parameter_group::embedding && g != parameter_group::ssm_state && !bias;
+    CHECK(rates.at(g, 5) == moe::group_rate{bias ? 0 : g == parameter_group::unembedding ? 0.0125 : 0.025, decays ? c.weight_decay : 0});
   }
   test::bigram model, expected;
   for (test::bigram* const m : {&model, &expected}) {

@@ -88,7 +88,7 @@ TEST_CASE("moe_ffn: activation memory does not grow with granularity, but for th
   sequence_shape const n{4, 64};
   auto const kept = [&]<moe_ffn_config C>() {
     moe::arena metadata;
-    typename moe_ffn<C>::template routing<float>(metadata, n.tokens());
+    typename moe_ffn<C>::template routing<float>(test::on(), metadata, n);
     return test::layer_run<moe_ffn<C>, float>::activation_bytes(test::on(), n) - metadata.peak();
   };
   CHECK(kept.operator()<coarse>() == kept.operator()<fine>());
@@ -129,7 +129,7 @@ double bytes_of_granularity() {
   moe::nn::sequence_shape const n{8, 512};
   moe::arena all, routing;
   typename L::template activations<float>(test::on(), all, n);
-  typename L::template routing<float>(routing, n.tokens());
+  typename L::template routing<float>(test::on(), routing, n);
   return static_cast<double>(all.peak() - routing.peak() + L::template scratch_bytes<float>(test::on(), n));
 }
 }  // namespace

@@ -20,12 +20,13 @@ TEST_CASE("parameter_group: names and places, each group once") {
   CHECK(moe::name_of(parameter_group::norm) == "norm");
   static_assert(moe::name_of(parameter_group::ssm) == "ssm");
   static_assert(moe::name_of(parameter_group::ssm_state) == "ssm_state");
+  static_assert(moe::name_of(parameter_group::router_bias) == "router_bias");
 }
 
 TEST_CASE("parameter_group: a number that is no group is refused") {
-  for (int bad : {-1, 9, 1000}) {
+  for (int bad : {-1, 10, 1000}) {
     CHECK(test::error_of([&] { (void)moe::name_of(static_cast<parameter_group>(bad)); }) ==
-          "parameter_group: " + std::to_string(bad) + " is no group, they end at 8");
+          "parameter_group: " + std::to_string(bad) + " is no group, they end at 9");
     CHECK_THROWS_AS((void)moe::index_of(static_cast<parameter_group>(bad)), moe::error);
   }
 }

@@ -1,18 +1,13 @@
 #pragma once
 #include <concepts>
 
-#include <moe/core/buffer.hpp>
+#include <moe/core/sequence_shape.hpp>
 #include <moe/core/space.hpp>
 #include <moe/nn/parameter.hpp>
 
 namespace moe::inline MOE_ISA::nn {
 
-/// The shape of a batch: `sequences` sequences of `length` tokens, one after the other.
-struct sequence_shape {
-  index_t sequences = 0, length = 0;
-  /// Throws bad_argument where one is negative or the product does not fit 64 bits.
-  index_t tokens() const { return moe::detail::elements(sequences, length); }
-};
+using moe::sequence_shape;
 
 /// A layer is a type without objects. It has
 ///

@@ -1,10 +1,9 @@
 #pragma once
 #include <moe/core/elementwise.hpp>
 #include <moe/gemm/grouped_gemm.hpp>
+#include <moe/nn/detail/router_stage.hpp>
 #include <moe/nn/ffn.hpp>
-#include <moe/routing/balance.hpp>
 #include <moe/routing/dispatch.hpp>
-#include <moe/routing/router.hpp>
 #include <moe/routing/weigh_rows.hpp>
 
 namespace moe::inline MOE_ISA::nn {
@@ -42,11 +41,23 @@ struct moe_ffn : layer_base {
   static constexpr index_t experts = index_t{C.experts} * C.granularity, width = C.d_ff / C.granularity,
                            pre_width = detail::input_matrices(C.activation) * width;
   static_assert(k <= experts, "moe::nn::moe_ffn: k must not exceed the number of experts, experts * granularity");
+  static constexpr index_t group_size = Router::group_size;
+  static constexpr balance_config losses = [] {
+    balance_config c = C.losses;
+    if (Router::balanced) c.balance = 0;
+    return c;
+  }();
 
-  static constexpr auto parameters =
-      parameter_list(product_weight<1, experts, d_model>{"router.weight", parameter_group::router, scaled_normal(d_model)},
-                     product_weight<experts, pre_width, d_model>{"experts.in.weight", parameter_group::expert, scaled_normal(d_model)},
-                     product_weight<experts, d_model, width>{"experts.out.weight", parameter_group::expert, scaled_normal(width, C.output_gain)});
+  static constexpr auto parameters = [] {
+    auto const make = [](auto const&... last) {
+      return parameter_list(product_weight<1, experts, d_model>{"router.weight", parameter_group::router, scaled_normal(d_model)},
+                            product_weight<experts, pre_width, d_model>{"experts.in.weight", parameter_group::expert, scaled_normal(d_model)},
+                            product_weight<experts, d_model, width>{"experts.out.weight", parameter_group::expert, scaled_normal(width, C.output_gain)},
+                            last...);
+    };
+    if constexpr (Router::has_bias) return make(parameter<1, 1, experts>{"router.bias", parameter_group::router_bias, {}});
+    else return make();
+  }();
   static constexpr bool has_shared = C.shared_experts > 0;
   using shared = ffn<ffn_config{.d_model = C.d_model,
                                 .d_ff = has_shared ? C.shared_experts* static_cast<int>(width) : 1,
@@ -60,7 +71,7 @@ struct moe_ffn : layer_base {
     if constexpr (has_shared) shared::for_each_parameter(prefix + "shared.", first + parameters.size, f);
   }
   static constexpr index_t active_parameters() {
-    return experts * d_model + k * (pre_width + width) * d_model + (has_shared ? shared::active_parameters() : 0);
+    return experts * d_model + used_experts * (pre_width + width) * d_model + (has_shared ? shared::active_parameters() : 0);
   }
   static constexpr double flops_per_token(index_t) { return 2.0 * active_parameters(); }
   /// Choices an expert takes of `tokens` tokens; 0: all.
@@ -70,54 +81,45 @@ struct moe_ffn : layer_base {
                : std::max<index_t>(1, static_cast<index_t>(std::ceil(C.capacity_factor * k * static_cast<double>(tokens) / experts)));
   }
 
-  /// The result of routing: everything that losses, reports and backward ask about it.
   template <class T>
-  struct routing {
-    using A = accumulator<T>;    // logits and what is made of them are never rounded to bf16
-    matrix_view<A> logits;       // [tokens, experts]
-    tensor<A, dyn, k> weight;    // [tokens, k]
-    tensor<int, dyn, k> expert;  // [tokens, k]
-    dispatch_plan plan;
-    vector_view<double> losses;  // [2]  balance, z
-    routing(arena& a, index_t tokens)
-        : logits(a.mat<A>(tokens, experts)), weight(a.mat<A, k>(tokens)), expert(a.mat<int, k>(tokens)),
-          plan(dispatch_plan::take(a, tokens, k, experts)), losses(a.vec<double>(2)) {}
-  };
+  using routing = routing_result<Router, experts, T>;
   template <class T>
   struct activations {
     matrix_view<T const> x;
     routing<T> routed;
-    matrix_view<T> pre;  // [tokens * k, pre_width], sorted by expert
+    matrix_view<T> pre;  // [rows, pre_width], sorted by expert
     typename shared::template activations<T> common;
     template <class S>
     activations(S const& space, arena& a, sequence_shape n)
-        : routed(a, n.tokens()), pre(a.mat<T>(n.tokens() * k, pre_width)), common(space, a, has_shared ? n : sequence_shape{}) {}
+        : routed(space, a, n), pre(a.mat<T>(Router::rows(n), pre_width)), common(space, a, has_shared ? n : sequence_shape{}) {}
   };
   template <class T>
   using state = typename layer_base::template stateless<T>;
 
   template <class T, class S>
   static std::size_t scratch_bytes(S const& space, sequence_shape n) {
-    index_t const tokens = n.tokens(), rows = tokens * k;
+    index_t const tokens = n.tokens(), rows = Router::rows(n);
     auto const own = detail::measured([&](arena& a) {
       a.mat<T>(rows, width), a.mat<T>(rows, width), a.mat<T>(rows, pre_width), a.mat<T>(rows, part<S>), a.mat<accumulator<T>>(tokens, k);
-      a.mat<accumulator<T>>(tokens, experts), a.mat<T>(tokens, experts), a.mat<T>(tokens, d_model);
+      a.mat<T>(tokens, d_model);
     });
-    return own + std::max(operator_bytes<T>(space, tokens), has_shared ? shared::template scratch_bytes<T>(space, n) : 0);
+    return own + std::max({product_bytes<T>(space, rows), router_stage::template scratch_bytes<T>(space, n),
+                           has_shared ? shared::template scratch_bytes<T>(space, n) : 0});
   }
   template <class T, class S>
   static std::size_t extend_scratch_bytes(S const& space, index_t tokens, index_t capacity) {
-    auto const own = detail::measured([&](arena& a) {
-      routing<T>(a, tokens), a.mat<T>(tokens * k, pre_width), a.mat<T>(tokens * k, width), a.mat<T>(tokens * k, part<S>), a.mat<T>(tokens, d_model);
-    });
-    return own + std::max(operator_bytes<T>(space, tokens), has_shared ? shared::template extend_scratch_bytes<T>(space, tokens, capacity) : 0);
+    return decode_bytes<T>(space, {1, tokens}, router_stage::decode_rows(tokens), capacity);
+  }
+  template <class T, class S>
+  static std::size_t extend_group_scratch_bytes(S const& space, sequence_shape n, index_t capacity) {
+    return decode_bytes<T>(space, n, Router::rows(n), capacity);
   }
 
   template <class S, class T>
   static void forward(S const& space, T const* w, matrix_view<T const> x, matrix_view<T> y, sequence_shape n, activations<T>& a, arena& scratch) {
     a.x = x;
-    route(space, w, x, a.routed, capacity(x.rows()), scratch);
-    balance_losses<accumulator<T>>(space, a.routed.logits, a.routed.plan.counts, k, C.losses, a.routed.losses, scratch);
+    router_stage::forward(space, parameters.template at<0>(space, w), bias_of(space, w), x, a.routed, capacity(x.rows()), scratch);
+    router_stage::template compute_losses<S, T>(space, losses, a.routed, scratch);
     run_experts(space, w, x, a.routed, a.pre, y, scratch);
     if constexpr (has_shared) {
       arena::scope const scope(scratch);
@@ -131,14 +133,20 @@ struct moe_ffn : layer_base {
   template <class S, class T>
   static void extend(S const& space, T const* w, matrix_view<T const> x, matrix_view<T> y, index_t position, state<T>& s, arena& scratch) {
     arena::scope const scope(scratch);
-    routing<T> routed(scratch, x.rows());
-    route(space, w, x, routed, 0, scratch);
-    run_experts(space, w, x, routed, scratch.mat<T>(x.rows() * k, pre_width), y, scratch);
-    if constexpr (has_shared) {
-      auto const z = scratch.mat<T>(x.rows(), d_model);
-      shared::extend(space, detail::past(w, parameters.size), x, z, position, s, scratch);
-      add<T>(space, z, y);
-    }
+    routing<T> routed(space, scratch, {1, x.rows()});
+    router_stage::decode(space, parameters.template at<0>(space, w), bias_of(space, w), x, routed, scratch);
+    run_experts(space, w, x, routed, scratch.mat<T>(router_stage::decode_rows(x.rows()), pre_width), y, scratch);
+    extend_shared(space, w, x, y, position, s, scratch);
+  }
+  /// As forward routes: with a router that looks at other sequences.
+  template <class S, class T, class States>
+  static void extend_group(S const& space, T const* w, matrix_view<T const> x, matrix_view<T> y, index_t position, sequence_shape n,
+                           States const& states, arena& scratch) {
+    arena::scope const scope(scratch);
+    routing<T> routed(space, scratch, n);
+    router_stage::forward(space, parameters.template at<0>(space, w), bias_of(space, w), x, routed, 0, scratch);
+    run_experts(space, w, x, routed, scratch.mat<T>(Router::rows(n), pre_width), y, scratch);
+    extend_shared(space, w, x, y, position, states(0), scratch);
   }
 
   template <class S, class T>
@@ -148,7 +156,8 @@ struct moe_ffn : layer_base {
     index_t const tokens = n.tokens();
     auto const d_weight = scratch.mat<accumulator<T>, k>(tokens);
     backward_experts(space, w, g, d_y, d_x, a, d_weight, scratch);
-    backward_router(space, w, g, d_x, a, d_weight, scale, scratch);
+    router_stage::template backward<S, T>(space, parameters.template at<0>(space, w), parameters.template at<0>(space, g), bias_of(space, w), a.x,
+                                          a.routed, d_weight, losses, scale, d_x, scratch);
     if constexpr (has_shared) {
       auto const z = scratch.mat<T>(tokens, d_model);
       shared::backward(space, detail::past(w, parameters.size), detail::past(g, parameters.size), d_y, z, n, a.common, scale, scratch);
@@ -162,11 +171,21 @@ struct moe_ffn : layer_base {
   }
 
  private:
+  using router_stage = detail::router_stage<Router, experts, d_model>;
+  static constexpr index_t used_experts = detail::choices_of_a_token<Router>();
+
   template <class S, class T>
-  static void route(S const& space, T const* w, matrix_view<T const> x, routing<T>& r, index_t limit, arena& scratch) {
-    linear<T>(space, x, parameters.template at<0>(space, w), r.logits, scratch);
-    Router::forward(space, matrix_view<accumulator<T> const>(r.logits), r.weight, r.expert);
-    make_dispatch(space, r.expert, limit, r.plan, scratch);
+  static vector_view<T const> bias_of(S const& space, T const* w) {
+    if constexpr (Router::has_bias) return parameters.template at<3>(space, w);
+    else return {};
+  }
+  template <class S, class T>
+  static void extend_shared(S const& space, T const* w, matrix_view<T const> x, matrix_view<T> y, index_t position, state<T>& s, arena& scratch) {
+    if constexpr (has_shared) {
+      auto const z = scratch.mat<T>(x.rows(), d_model);
+      shared::extend(space, detail::past(w, parameters.size), x, z, position, s, scratch);
+      add<T>(space, z, y);
+    }
   }
 
   /// Rows of width d_model for every choice of a token would take k times the memory of the tokens. Packed weights can be taken in parts: columns of
@@ -182,9 +201,9 @@ struct moe_ffn : layer_base {
   static void run_experts(S const& space, T const* w, matrix_view<T const> x, routing<T> const& r, matrix_view<T> pre, matrix_view<T> y,
                           arena& scratch) {
     arena::scope const scope(scratch);
-    index_t const rows = x.rows() * k;
+    index_t const rows = pre.rows();
     auto const h = scratch.mat<T>(rows, width), out = scratch.mat<T>(rows, part<S>);
-    grouped_gemm(space, x, r.plan.offsets, parameters.template at<1>(space, w), pre, scratch, r.plan.token);
+    grouped_gemm(space, x, r.plan.offsets, parameters.template at<1>(space, w), pre, scratch, first(r.plan.token, rows));
     detail::activate<C.activation, S, T>(space, pre, h);
     auto const down = parameters.template at<2>(space, w);
     for_each_part<S>([&](index_t begin, index_t end) {
@@ -202,16 +221,17 @@ struct moe_ffn : layer_base {
     arena::scope const scope(scratch);
     dispatch_plan const& plan = a.routed.plan;
     index_t const rows = a.pre.rows();
+    auto const token = first(plan.token, rows);
     auto const h = scratch.mat<T>(rows, width), d_h = scratch.mat<T>(rows, width), d_pre = scratch.mat<T>(rows, pre_width),
                d_rows = scratch.mat<T>(rows, part<S>);
-    grouped_gemm<grouped_gemm_config{.transpose_w = false}>(space, d_y, plan.offsets, parameters.template at<2>(space, w), d_h, scratch, plan.token);
+    grouped_gemm<grouped_gemm_config{.transpose_w = false}>(space, d_y, plan.offsets, parameters.template at<2>(space, w), d_h, scratch, token);
     detail::activate<C.activation, S, T>(space, a.pre, h);
     weigh_rows<T>(space, plan.slot, a.routed.weight, h, d_h, d_weight);
     grouped_gemm_weight_gradient<weight_gradient_config{.accumulate = true}>(space, d_y, h, plan.offsets, parameters.template at<2>(space, g),
-                                                                             scratch, plan.token);
+                                                                             scratch, token);
     detail::activate_backward<C.activation, S, T>(space, a.pre, d_h, d_pre);
     grouped_gemm_weight_gradient<weight_gradient_config{.accumulate = true}>(space, d_pre, a.x, plan.offsets, parameters.template at<1>(space, g),
-                                                                             scratch, {}, plan.token);
+                                                                             scratch, {}, token);
     constexpr grouped_gemm_config input_gradient{.transpose_w = false};
     auto const up = parameters.template at<1>(space, w);
     for_each_part<S>([&](index_t begin, index_t end) {
@@ -222,29 +242,20 @@ struct moe_ffn : layer_base {
     });
   }
 
-  template <class S, class T>
-  static void backward_router(S const& space, T const* w, accumulator<T>* g, matrix_view<T> d_x, activations<T>& a,
-                              tensor<accumulator<T>, dyn, k> d_weight, double scale, arena& scratch) {
-    arena::scope const scope(scratch);
-    using A = accumulator<T>;
-    auto const d_logits = scratch.mat<A>(d_x.rows(), experts);
-    routing<T> const& r = a.routed;
-    Router::backward(space, r.logits, r.weight, r.expert, d_weight, d_logits);
-    balance_losses_backward(space, r.logits, r.plan.counts, k, C.losses, A(scale), d_logits, scratch);
-    matrix_view<T> rounded;
-    if constexpr (std::is_same_v<A, T>) rounded = d_logits;
-    else rounded = scratch.mat<T>(d_x.rows(), experts), convert<A>(space, d_logits, rounded);
-    linear_backward<T, true>(space, a.x, parameters.template at<0>(space, w), rounded, d_x, parameters.template at<0>(space, g), scratch);
-  }
+  static vector_view<int const> first(vector_view<int> all, index_t n) { return vector_view<int const>(all.data(), n); }
 
   template <class T, class S>
-  static std::size_t operator_bytes(S const& space, index_t tokens) {
-    index_t const rows = tokens * k;
-    return std::max({linear_scratch_bytes<T, layout::product>(space, tokens, experts, d_model),
-                     grouped_linear_scratch_bytes<T>(space, experts, rows, pre_width, d_model),
-                     grouped_linear_scratch_bytes<T>(space, experts, rows, d_model, width), make_dispatch_scratch_bytes(space, tokens, experts),
-                     balance_losses_scratch_bytes<accumulator<T>>(space, tokens, experts),
-                     balance_losses_backward_scratch_bytes<accumulator<T>>(space, experts)});
+  static std::size_t decode_bytes(S const& space, sequence_shape n, index_t rows, index_t capacity) {
+    auto const own = detail::measured([&](arena& a) {
+      routing<T>(space, a, n), a.mat<T>(rows, pre_width), a.mat<T>(rows, width), a.mat<T>(rows, part<S>), a.mat<T>(n.tokens(), d_model);
+    });
+    return own + std::max({product_bytes<T>(space, rows), router_stage::template scratch_bytes<T>(space, n),
+                           has_shared ? shared::template extend_scratch_bytes<T>(space, n.tokens(), capacity) : 0});
+  }
+  template <class T, class S>
+  static std::size_t product_bytes(S const& space, index_t rows) {
+    return std::max(grouped_linear_scratch_bytes<T>(space, experts, rows, pre_width, d_model),
+                    grouped_linear_scratch_bytes<T>(space, experts, rows, d_model, width));
   }
 };
 
