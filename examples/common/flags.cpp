@@ -71,8 +71,15 @@ void add_train(CLI::App* app, options& o, preset const& p, index_t model_vocab) 
   app->add_option("--tokenizer", o.tokenizer, std::string("bpe or bytes (default: ") + p.tokenizer + ")")
       ->check(CLI::IsMember({"bpe", "bytes"}))
       ->type_name("KIND");
-  app->add_flag("--resume", o.resume,
-                "continue the run in --out (default: the newest) bit for bit; all flags that decide its numbers come from its checkpoint");
+  auto* const resume =
+      app->add_flag("--resume", o.resume,
+                    "continue the run in --out (default: the newest) bit for bit; all flags that decide its numbers come from its checkpoint");
+  app->add_option(
+         "--from", o.from,
+         "begin a new run with the newest weights of another, and with its tokenizer: fine-tuning, or another model whose tensors have the same "
+         "names and shapes. What that model predicts before the first step is printed")
+      ->type_name("DIR")
+      ->excludes(resume);
   app->add_option("--checkpoint-every", o.checkpoint_every, "steps between checkpoints (default: one each 5 minutes)")
       ->check(between(1, 1e12))
       ->type_name("STEPS");

@@ -23,8 +23,9 @@ std::string metrics_header() {
 
 std::string metrics_row(step_metrics const& m) {
   auto const cell = [](double x, int digits) { return std::isnan(x) ? std::string() : fixed(x, digits); };
-  return std::to_string(m.step) + "," + shortest(m.loss) + "," + cell(m.bits_per_byte, 5) + "," + cell(m.held_out, 5) + "," + shortest(m.lr) + "," +
-         shortest(m.gradient_norm) + "," + cell(m.balance, 6) + "," + cell(m.z, 6) + "," + cell(m.load_min, 3) + "," + cell(m.load_max, 3) + "," +
+  auto const exact = [](double x) { return std::isnan(x) ? std::string() : shortest(x); };
+  return std::to_string(m.step) + "," + exact(m.loss) + "," + cell(m.bits_per_byte, 5) + "," + cell(m.held_out, 5) + "," + exact(m.lr) + "," +
+         exact(m.gradient_norm) + "," + cell(m.balance, 6) + "," + cell(m.z, 6) + "," + cell(m.load_min, 3) + "," + cell(m.load_max, 3) + "," +
          std::to_string(m.dropped) + "," + cell(m.tokens_per_second, 0) + "," + cell(m.seconds, 2) + "\n";
 }
 

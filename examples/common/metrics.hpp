@@ -12,7 +12,7 @@ using moe::index_t;
 
 /// One optimizer step. NaN where a number was not measured at this step.
 struct step_metrics {
-  index_t step = 0;  ///< 1 is the first
+  index_t step = 0;  ///< 1 is the first; 0: before it, where only held_out is known
   double loss = 0;   ///< cross-entropy, nats per token
   double bits_per_byte = 0;
   double held_out = 0;  ///< bits per byte of a fixed sample of the held-out text

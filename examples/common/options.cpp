@@ -10,20 +10,25 @@
 namespace trainer {
 
 fields to_fields(run_config const& c) {
-  return {{"preset", c.preset},
-          {"tokenizer", c.tokenizer},
-          {"vocab", std::to_string(c.vocab)},
-          {"batch", std::to_string(c.batch)},
-          {"length", std::to_string(c.length)},
-          {"accumulate", std::to_string(c.accumulate)},
-          {"steps", std::to_string(c.steps)},
-          {"warmup", std::to_string(c.warmup)},
-          {"seed", std::to_string(c.seed)},
-          {"lr", shortest(c.lr)},
-          {"floor", shortest(c.floor)},
-          {"weight_decay", shortest(c.weight_decay)},
-          {"clip", shortest(c.clip)},
-          {"dtype", c.dtype}};
+  fields all{{"preset", c.preset},
+             {"tokenizer", c.tokenizer},
+             {"vocab", std::to_string(c.vocab)},
+             {"batch", std::to_string(c.batch)},
+             {"length", std::to_string(c.length)},
+             {"accumulate", std::to_string(c.accumulate)},
+             {"steps", std::to_string(c.steps)},
+             {"warmup", std::to_string(c.warmup)},
+             {"seed", std::to_string(c.seed)},
+             {"lr", shortest(c.lr)},
+             {"floor", shortest(c.floor)},
+             {"weight_decay", shortest(c.weight_decay)},
+             {"clip", shortest(c.clip)},
+             {"dtype", c.dtype}};
+  if (c.from) {
+    all.emplace_back("from", c.from->directory), all.emplace_back("from.preset", c.from->preset);
+    all.emplace_back("from.step", std::to_string(c.from->step)), all.emplace_back("from.crc64", c.from->checksum);
+  }
+  return all;
 }
 
 std::string const* find_field(fields const& values, std::string const& name) {
@@ -53,6 +58,7 @@ run_config from_fields(fields const& values) {
   c.preset = text("preset");
   c.tokenizer = text("tokenizer");
   if (std::string const* const dtype = find_field(values, "dtype")) c.dtype = *dtype;  // those without are of a time when all was fp32
+  if (find_field(values, "from") != nullptr) c.from = origin{text("from"), text("from.preset"), integer("from.step", 0), text("from.crc64")};
   c.vocab = integer("vocab", 1), c.batch = integer("batch", 1), c.length = integer("length", 2), c.accumulate = integer("accumulate", 1);
   c.steps = integer("steps", 1), c.warmup = integer("warmup", 0);
   c.seed = std::strtoull(text("seed").c_str(), nullptr, 10);

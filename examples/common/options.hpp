@@ -18,6 +18,7 @@ enum class command { train, eval, sample };
 struct options {
   command what = command::train;
   std::string data, out;
+  std::string from;  ///< train: directory of the run whose newest weights a new one begins with
   std::string device = "cpu";
   std::string dtype;  ///< "fp32", "bf16"; empty: not given, so the run that is read decides, or fp32
   std::optional<double> seconds;  ///< --minutes, --stop-after
@@ -35,6 +36,13 @@ struct options {
   double temperature = 0.8, top_p = 0.95;
 };
 
+/// The checkpoint whose weights a run began with (--from): its run's directory as it was named, and what is known of it without that directory.
+struct origin {
+  std::string directory, preset;
+  index_t step = 0;
+  std::string checksum;  ///< of the tensor file
+};
+
 /// Everything that decides the numbers of a run. Saved with each checkpoint; --resume needs all of it to be equal but for the dtype: weights and moments
 /// are saved as float, so a run may go on in another one where --dtype says so.
 struct run_config {
@@ -43,6 +51,7 @@ struct run_config {
   index_t vocab = 0, batch = 0, length = 0, accumulate = 1, steps = 0, warmup = 0;
   std::uint64_t seed = 1;
   double lr = 0, floor = 0.1, weight_decay = 0, clip = 0;
+  std::optional<origin> from;
 
   index_t tokens_per_step() const { return batch * length * accumulate; }
 };

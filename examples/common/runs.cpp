@@ -1,5 +1,7 @@
 #include <examples/common/runs.hpp>
 
+#include <set>
+
 #include <moe/io/checkpoint.hpp>
 
 namespace trainer {
@@ -39,15 +41,20 @@ place new_place(options const& o, preset const& p) {
   return {numbered(p, n), {}};
 }
 
+std::optional<saved_run> newest_run(std::string const& directory) {
+  auto saved = moe::latest_checkpoint(directory);
+  if (!saved) return {};
+  auto& m = saved->manifest;
+  return saved_run{saved->path, m.step, m.data_hash, m.tensors.crc64, std::move(m.config), std::move(saved->skipped)};
+}
+
 place existing_place(options const& o, preset const& p) {
   place found{o.out, {}};
   for (int n = 1; o.out.empty() && holds_run(numbered(p, n)); ++n) found.directory = numbered(p, n);
   expects(!found.directory.empty(), errc::io, "there is no run in ", numbered(p, 1),
           " to continue or read; `train` makes one, --out DIR names another");
-  auto saved = moe::latest_checkpoint(found.directory);
-  expects(saved.has_value(), errc::io, found.directory, ": holds no checkpoint; `train --out ", found.directory, "` makes one");
-  auto const& m = saved->manifest;
-  found.saved = saved_run{saved->path, m.step, m.data_hash, m.config, saved->skipped};
+  found.saved = newest_run(found.directory);
+  expects(found.saved.has_value(), errc::io, found.directory, ": holds no checkpoint; `train --out ", found.directory, "` makes one");
   return found;
 }
 
@@ -98,13 +105,18 @@ std::string save_run(std::string const& directory, index_t step, std::uint64_t s
 void load_run(std::string const& path, std::vector<parameter_info> const& parameters, run_tensors const& t) {
   moe::safetensors_reader const file(path);
   std::string differences;
+  std::set<std::string> known;
   for_each_tensor(parameters, t, [&](std::string const& name, float*, parameter_info const& p) {
     auto const* const entry = file.find(name);
+    known.insert(name);
     if (entry == nullptr) differences += "\n  " + name + ": not in the file";
     else if (entry->dtype != "F32" || entry->shape != shape_of(p))
       differences +=
           "\n  " + name + ": the file has " + entry->dtype + " " + moe::shape_text(entry->shape) + ", the model F32 " + moe::shape_text(shape_of(p));
   });
+  for (auto const& entry : file.tensors())
+    if (!known.contains(entry.name) && !entry.name.starts_with("optimizer."))
+      differences += "\n  " + entry.name + ": not in the model, the file has " + entry.dtype + " " + moe::shape_text(entry.shape);
   expects(differences.empty(), errc::bad_file, path, ": does not fit the model:", differences);
   std::vector<float> plain;
   for_each_tensor(parameters, t, [&](std::string const& name, float* values, parameter_info const& p) {

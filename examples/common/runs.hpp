@@ -13,7 +13,7 @@ namespace trainer {
 struct saved_run {
   std::string path;  ///< of the tensor file
   index_t step = 0;
-  std::uint64_t data_hash = 0;
+  std::uint64_t data_hash = 0, checksum = 0;  ///< of the text; of the tensor file
   fields config;
   std::vector<std::string> skipped;  ///< what is wrong with newer ones
 };
@@ -22,6 +22,8 @@ struct place {
   std::string directory;
   std::optional<saved_run> saved;
 };
+/// The newest checkpoint in a directory that is whole; null if there is none.
+std::optional<saved_run> newest_run(std::string const& directory);
 /// For a new run: --out, which must not hold a checkpoint, or the first of runs/<preset>, runs/<preset>-2, ... that does not.
 place new_place(options const& o, preset const& p);
 /// For a run that exists: --out, or the last of runs/<preset>, runs/<preset>-2, ... that holds a checkpoint. Throws errc::io if there is none.
@@ -41,7 +43,7 @@ struct run_tensors {
 /// Writes a checkpoint, and returns the path of its tensor file. Throws as moe::save_checkpoint; the checkpoints that were there stay good.
 std::string save_run(std::string const& directory, index_t step, std::uint64_t seed, std::uint64_t data_hash, fields const& identity,
                      std::vector<parameter_info> const& parameters, run_tensors const& t);
-/// Fills what is not null. Throws bad_file listing every tensor that does not fit; then nothing has been touched.
+/// Fills what is not null. Throws bad_file listing every tensor that does not fit or that only the file has; then nothing has been touched.
 void load_run(std::string const& path, std::vector<parameter_info> const& parameters, run_tensors const& t);
 
 }  // namespace trainer

@@ -15,6 +15,7 @@
 #include <examples/common/text.hpp>
 #include <moe/core/parallel.hpp>
 #include <moe/io/atomic_file.hpp>
+#include <moe/io/checksum.hpp>
 
 namespace trainer {
 
@@ -41,8 +42,11 @@ class training {
 
  private:
   void open_directory();
+  void open_origin();
   void load_text();
   void allocate();
+  void first_weights();
+  void report_origin();
   void plan_time();
   void resume();
   void loop();
@@ -54,6 +58,7 @@ class training {
   void save();
   void finish();
   double held_out_sample();
+  evaluation held_out_text();
   sequence_shape shape() const { return {config_.batch, config_.length}; }
 
   engine& model_;
@@ -62,6 +67,8 @@ class training {
   console out_;
   std::vector<parameter_info> parameters_;
   place place_;
+  std::optional<saved_run> origin_;  // of --from
+  step_metrics before_the_first_;    // what its weights predict
   std::unique_ptr<directory_lock> lock_;
   run_config config_;
   corpus corpus_;
@@ -83,6 +90,7 @@ class training {
 
 void training::open_directory() {
   config_ = new_config(options_, preset_, model_.vocab());
+  if (!options_.from.empty()) open_origin();
   place_ = options_.resume ? existing_place(options_, preset_) : new_place(options_, preset_);
   moe::make_directories(place_.directory);
   lock_ = std::make_unique<directory_lock>(place_.directory);
@@ -104,17 +112,40 @@ void training::open_directory() {
   config_ = asked;
 }
 
+/// What a new run takes over of the one that --from names, beside its weights.
+void training::open_origin() {
+  std::string const& from = options_.from;
+  origin_ = newest_run(from);
+  expects(origin_.has_value(), errc::io, "--from ", from, ": holds no checkpoint; it needs the directory of a run");
+  for (auto const& line : origin_->skipped) out_.print("damaged checkpoint passed over: " + line);
+  run_config const saved = from_fields(origin_->config);
+  std::string const goes_on = ", but the run in " + from + " has ", end = ": --from goes on with its tokenizer";
+  expects(options_.tokenizer.value_or(saved.tokenizer) == saved.tokenizer, errc::bad_argument, "--tokenizer is ", options_.tokenizer.value_or(""),
+          goes_on, saved.tokenizer, end);
+  expects(saved.tokenizer == "bytes" || options_.vocab.value_or(saved.vocab) == saved.vocab, errc::bad_argument, "--vocab is ",
+          options_.vocab.value_or(0), goes_on, saved.vocab, end);
+  expects(saved.vocab <= model_.vocab(), errc::bad_argument, "--from ", from, ": its vocabulary has ", saved.vocab,
+          " entries, but this model is compiled for at most ", model_.vocab());
+  config_.tokenizer = saved.tokenizer, config_.vocab = saved.vocab;
+  config_.from = origin{from, saved.preset, origin_->step, moe::hexadecimal(origin_->checksum)};
+}
+
 void training::load_text() {
   double const start = now();
   corpus_ = load_corpus(options_.data);
   out_.print("text: " + corpus_.name + ", " + thousands(static_cast<std::int64_t>(corpus_.text.size())) + " bytes, the last " +
              thousands(static_cast<std::int64_t>(corpus_.held_out().size())) + " held out");
-  std::string const path = place_.directory + "/tokenizer.json";
-  bool const reuse = options_.resume && config_.tokenizer == "bpe" && exists(path);
+  std::string const path = (origin_ ? options_.from : place_.directory) + "/tokenizer.json";
+  bool const reuse = config_.tokenizer == "bpe" && (origin_ || (options_.resume && exists(path)));
   codec_ = std::make_unique<codec>(reuse ? codec::load(path) : codec::learn(config_.tokenizer, config_.vocab, corpus_.training()));
   expects(codec_->size() <= model_.vocab(), errc::bad_file, path, ": ", codec_->size(), " tokens, the model is compiled for ", model_.vocab());
   if (options_.resume) check_same_run(*place_.saved, identity(config_, model_, codec_->checksum()), corpus_.hash);
-  else if (config_.tokenizer == "bpe") codec_->save(path);
+  else if (config_.tokenizer == "bpe") codec_->save(place_.directory + "/tokenizer.json");
+  if (origin_) {
+    std::string const* const sum = find_field(origin_->config, "tokenizer.crc64");
+    expects(sum != nullptr && *sum == codec_->checksum(), errc::bad_file, path, ": is not the tokenizer that the run was trained with");
+    if (corpus_.hash != origin_->data_hash) out_.print("this is not the text that " + options_.from + " was trained on");
+  }
   std::vector<int> train = codec_->encode(corpus_.training()), rest = codec_->encode(corpus_.held_out());
   double const per_token = static_cast<double>(corpus_.training().size()) / static_cast<double>(train.size());
   out_.print("tokens: " + thousands(static_cast<std::int64_t>(train.size())) + " to learn, " + thousands(static_cast<std::int64_t>(rest.size())) +
@@ -131,7 +162,26 @@ void training::allocate() {
   out_.print("model: " + std::string(preset_.name) + ", " + thousands(parameters) + " parameters, " + thousands(model_.active_parameters()) +
              " active per token; memory " + bytes_text(static_cast<double>(plan.total())) + "; " + model_.device());
   model_.allocate(shape(), purpose::training);
+  first_weights();
+}
+
+void training::first_weights() {
   model_.initialise(config_.seed);
+  if (!origin_) return;
+  load_run(origin_->path, parameters_, {model_.fetch().weights, nullptr, nullptr});
+  model_.put();
+}
+
+/// What the weights of --from predict before anything is learned: the loss at a transition.
+void training::report_origin() {
+  constexpr double none = std::numeric_limits<double>::quiet_NaN();
+  out_.print("weights: " + options_.from + " (" + config_.from->preset + ") after step " + std::to_string(config_.from->step));
+  before_the_first_ = {
+      .loss = none, .bits_per_byte = none, .held_out = held_out_sample(), .lr = none, .gradient_norm = none, .balance = none, .z = none};
+  before_the_first_.load_min = before_the_first_.load_max = before_the_first_.tokens_per_second = none;
+  out_.print("held-out sample before the first step: " + fixed(before_the_first_.held_out, 3) + " bits per byte");
+  evaluation const e = held_out_text();
+  if (stop_signals::received() == 0) out_.print("held-out bits per byte before the first step: " + fixed(e.bits_per_byte(), 4));
 }
 
 /// Decides the number of steps. With a time only, a few steps are measured (with learning rate 0, and then undone), so that the schedule of the
@@ -162,7 +212,7 @@ void training::plan_time() {
   double const step = times[times.size() / 2], begin = now();
   held_out_sample();
   double const samples = held_out_samples * (now() - begin);
-  model_.initialise(config_.seed);
+  first_weights();
   double const left = std::max(*limit - samples, 0.5 * *limit) - (now() - start_);
   fix_steps(config_, options_, preset_, std::max<index_t>(1, static_cast<index_t>(left / step)));
   deadline_ = start_ + 1.5 * *limit;  // in case the machine becomes slower
@@ -175,6 +225,7 @@ void training::plan_time() {
 
 void training::resume() {
   log_ = std::make_unique<metrics_log>(place_.directory + "/log.csv", options_.resume ? place_.saved->step : 0);
+  if (origin_) log_->add(before_the_first_);
   if (!options_.resume) return;
   host_tensors const t = model_.fetch();
   load_run(place_.saved->path, parameters_, {t.weights, t.first, t.second});
@@ -228,6 +279,11 @@ step_metrics training::one_step(index_t step) {
 double training::held_out_sample() {
   index_t const count = std::min(config_.batch, held_out_->count());
   return evaluate(model_, shape(), *held_out_, codec_->bytes(), 0, held_out_->count() / count, count).bits_per_byte();
+}
+
+evaluation training::held_out_text() {
+  auto const stop = [](index_t) { return stop_signals::received() != 0; };
+  return evaluate(model_, shape(), *held_out_, codec_->bytes(), 0, 1, held_out_->count(), stop);
 }
 
 void training::report_progress(step_metrics& m) {
@@ -310,8 +366,7 @@ void training::loop() {
 
 void training::finish() {
   double const seconds = before_ + now() - start_;
-  evaluation const e = evaluate(model_, shape(), *held_out_, codec_->bytes(), 0, 1, held_out_->count(),
-                                [](index_t) { return stop_signals::received() != 0; });
+  evaluation const e = held_out_text();
   if (stop_signals::received() != 0) return;
   for (auto const& line : load_report(e.load)) out_.print(line);
   out_.print("evaluated " + thousands(e.tokens) + " tokens in " + duration_text(e.seconds) + ", each from the " + std::to_string(config_.length) +
@@ -336,9 +391,10 @@ void training::finish() {
     out_.print("stopped by the time limit at step " + std::to_string(step_) + " of " + std::to_string(config_.steps) + "; --resume continues");
   out_.print("training: " + thousands(step_) + " steps, " + duration_text(seconds));
   if (!log_->all().empty()) {
-    double sum = 0;
-    for (auto const& m : log_->all()) sum += 1 / m.tokens_per_second;
-    out_.print("tokens/s: " + fixed(static_cast<double>(log_->all().size()) / sum, 0));
+    double sum = 0, steps = 0;
+    for (auto const& m : log_->all())
+      if (m.step > 0) sum += 1 / m.tokens_per_second, ++steps;
+    out_.print("tokens/s: " + fixed(steps / sum, 0));
   }
   out_.print("checkpoint: " + checkpoint_path_);
   out_.print("loss plot: " + plot);
@@ -354,6 +410,7 @@ int training::run() {
   allocate();
   stop_signals const signals;
   try {
+    if (origin_) report_origin();
     plan_time();
     resume();
     loop();
