@@ -1,5 +1,6 @@
 #pragma once
 #include <limits>
+#include <span>
 #include <vector>
 
 #include <moe/core/elementwise.hpp>
@@ -25,6 +26,7 @@ struct language_model {
   static_assert(C.vocab >= 1, "moe::nn::language_model: vocab must be at least 1");
   static_assert(C.d_model == Body::d_model, "moe::nn::language_model: d_model differs from the d_model of its layers");
   static constexpr int vocab = C.vocab, d_model = C.d_model;
+  static constexpr index_t group_size = detail::group_size_of<Body>();  ///< sequences that are decoded together: logits_of_group
   static constexpr bool tied = C.tied;
   static constexpr double eps = 1e-5;
   static constexpr auto embedding_parameters =
@@ -82,9 +84,11 @@ struct language_model {
   }
   template <class T, class S>
   static std::size_t logits_scratch_bytes(S const& space, index_t rows, index_t capacity) {
-    return detail::measured([&](arena& a) { a.mat<T>(rows, d_model), a.mat<T>(rows, d_model), a.vec<accumulator<T>>(rows); }) +
-           std::max(Body::template extend_scratch_bytes<T>(space, rows, capacity), linear_scratch_bytes < T,
-                    tied ? layout::row_major : layout::product > (space, rows, vocab, d_model));
+    return next_rows_bytes<T>(space, rows, Body::template extend_scratch_bytes<T>(space, rows, capacity));
+  }
+  template <class T, class S>
+  static std::size_t logits_of_group_scratch_bytes(S const& space, sequence_shape n, index_t capacity) {
+    return next_rows_bytes<T>(space, n.tokens(), detail::extend_group_scratch_bytes<Body, T>(space, n, capacity));
   }
 
   /// Sums over the batch; `cross_entropy_sum` in nats over the `targets` that are not negative; balance and z summed over the mixture-of-experts layers.
@@ -141,18 +145,32 @@ struct language_model {
   template <class S, class T>
   static void logits(S const& space, T const* w, in<int, dyn> token, state<T>& s, matrix_view<accumulator<T>> out, arena& scratch) {
     index_t const rows = token.template extent<0>();
-    moe::detail::check_matrix("language_model", "out", out, rows, vocab);
-    expects(rows <= s.capacity - s.position, errc::shape_mismatch, "language_model: ", rows, " tokens after ", s.position,
-            " exceed the state's capacity of ", s.capacity);
-    if (rows == 0) return;
-    arena::scope const scope(scratch);
-    auto const x = scratch.mat<T>(rows, d_model), y = scratch.mat<T>(rows, d_model);
-    auto const rstd = scratch.vec<accumulator<T>>(rows);
-    embedding(space, token, embedding_parameters.template at<0>(space, w), x);
-    Body::extend(space, detail::past(w, body_offset), matrix_view<T const>(x), y, s.position, s.inner, scratch);
-    rms_norm(space, y, norm_parameters.template at<0>(space, detail::past(w, norm_offset)), accumulator<T>(eps), x, rstd);
-    linear<T>(space, x, head(space, w), out, scratch);
+    check_next(rows, s);
+    next_rows(space, w, token, out, scratch, [&](matrix_view<T const> x, matrix_view<T> y) {
+      Body::extend(space, detail::past(w, body_offset), x, y, s.position, s.inner, scratch);
+    });
     s.position += rows;
+  }
+
+  /// The same for several sequences side by side, each with n.length tokens more: what a model needs that looks at a group of sequences
+  /// (group_size > 1), and decodes sequences of any other model as well. token [n.tokens()] and out [n.tokens(), vocab] have one sequence after the
+  /// other; states, one for each sequence, have seen as many tokens.
+  template <class S, class T>
+  static void logits_of_group(S const& space, T const* w, in<int, dyn> token, sequence_shape n, std::span<state<T>> states,
+                              matrix_view<accumulator<T>> out, arena& scratch) {
+    detail::check_tokens("language_model", token.template extent<0>(), n);
+    expects(static_cast<index_t>(states.size()) == n.sequences, errc::shape_mismatch, "language_model: ", states.size(), " states for ", n.sequences,
+            " sequences");
+    for (auto const& s : states) {
+      expects(s.position == states.front().position, errc::bad_argument, "language_model: sequences of a group have seen ", s.position, " and ",
+              states.front().position, " tokens, needs to be the same number");
+      check_next(n.length, s);
+    }
+    next_rows(space, w, token, out, scratch, [&](matrix_view<T const> x, matrix_view<T> y) {
+      auto const inner = [&](index_t s) -> auto& { return states[static_cast<std::size_t>(s)].inner; };
+      detail::extend_group<Body>(space, detail::past(w, body_offset), x, y, states.front().position, n, inner, scratch);
+    });
+    for (auto& s : states) s.position += n.length;
   }
 
   /// Logits of a whole batch, by the forward pass of training.
@@ -171,6 +189,30 @@ struct language_model {
   }
 
  private:
+  template <class T>
+  static void check_next(index_t rows, state<T> const& s) {
+    expects(rows <= s.capacity - s.position, errc::shape_mismatch, "language_model: ", rows, " tokens after ", s.position,
+            " exceed the state's capacity of ", s.capacity);
+  }
+  /// Logits of rows that `extend` brings through the body.
+  template <class S, class T, class F>
+  static void next_rows(S const& space, T const* w, in<int, dyn> token, matrix_view<accumulator<T>> out, arena& scratch, F const& extend) {
+    index_t const rows = token.template extent<0>();
+    moe::detail::check_matrix("language_model", "out", out, rows, vocab);
+    if (rows == 0) return;
+    arena::scope const scope(scratch);
+    auto const x = scratch.mat<T>(rows, d_model), y = scratch.mat<T>(rows, d_model);
+    auto const rstd = scratch.vec<accumulator<T>>(rows);
+    embedding(space, token, embedding_parameters.template at<0>(space, w), x);
+    extend(matrix_view<T const>(x), y);
+    rms_norm(space, y, norm_parameters.template at<0>(space, detail::past(w, norm_offset)), accumulator<T>(eps), x, rstd);
+    linear<T>(space, x, head(space, w), out, scratch);
+  }
+  template <class T, class S>
+  static std::size_t next_rows_bytes(S const& space, index_t rows, std::size_t body) {
+    return detail::measured([&](arena& a) { a.mat<T>(rows, d_model), a.mat<T>(rows, d_model), a.vec<accumulator<T>>(rows); }) +
+           std::max(body, linear_scratch_bytes < T, tied ? layout::row_major : layout::product > (space, rows, vocab, d_model));
+  }
   static void check(in<int, dyn> token, in<int, dyn> target, sequence_shape n) {
     expects(n.sequences >= 0 && n.length >= 0, errc::bad_argument, "language_model: ", n.sequences, " sequences of ", n.length, " tokens");
     expects(token.template extent<0>() == n.tokens(), errc::shape_mismatch, "language_model: ", token.template extent<0>(),

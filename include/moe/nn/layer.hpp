@@ -25,6 +25,14 @@ using moe::sequence_shape;
 ///   extend(space, w, x, y, position, state, scratch)   the next x.rows() tokens of one sequence: bit for bit the rows that forward would give
 ///   for_each_router(activations, f)       calls f(activations of a mixture-of-experts layer) for each, in order
 ///
+/// A layer whose forward looks at other sequences, at the same position, says so by a group_size above 1: a batch then has a multiple of so many. It has
+///
+///   extend_group(space, w, x, y, position, shape, states, scratch)   the next shape.length tokens of shape.sequences sequences: the rows that forward would
+///                                                                    give; states(s) is the state of sequence s
+///   extend_group_scratch_bytes<T>(space, shape, capacity)
+///
+/// and its extend does what can be done for a single sequence, or throws.
+///
 /// and, to stand in residual or sequence, a `name` that its parameters are called by. The concepts below say the same to the compiler.
 ///
 /// A layer runs in any space whose operators are included (.hpp: moe::cpu, .cuh: moe::cuda): it calls them by their plain names and the space finds the
@@ -50,6 +58,30 @@ struct any_visitor {
 template <class T>
 T* past(T* w, index_t n) {
   return w == nullptr ? nullptr : w + n;
+}
+/// Sequences that a layer looks at together.
+template <class L>
+constexpr index_t group_size_of() {
+  if constexpr (requires { L::group_size; }) return L::group_size;
+  else return 1;
+}
+/// extend for several sequences, whose rows lie one after the other. Layers that look at one sequence take them in turn.
+template <class L, class S, class T, class States>
+void extend_group(S const& space, T const* w, matrix_view<T const> x, matrix_view<T> y, index_t position, sequence_shape n, States const& states,
+                  arena& scratch) {
+  if constexpr (group_size_of<L>() > 1) {
+    L::extend_group(space, w, x, y, position, n, states, scratch);
+  } else {
+    for (index_t s = 0; s < n.sequences; ++s) {
+      index_t const begin = s * n.length, end = begin + n.length;
+      L::extend(space, w, rows_of(x, begin, end), rows_of(y, begin, end), position, states(s), scratch);
+    }
+  }
+}
+template <class L, class T, class S>
+std::size_t extend_group_scratch_bytes(S const& space, sequence_shape n, index_t capacity) {
+  if constexpr (group_size_of<L>() > 1) return L::template extend_group_scratch_bytes<T>(space, n, capacity);
+  else return L::template extend_scratch_bytes<T>(space, n.length, capacity);
 }
 /// Throws unless x has the rows of the batch.
 inline void check_tokens(char const* who, index_t rows, sequence_shape n) {

@@ -11,6 +11,7 @@ template <class L>
 struct residual {
   static_assert(named_layer_type<L>, "moe::nn::residual: L is no layer with a name; nn/layer.hpp lists what a layer has");
   static constexpr int d_model = L::d_model;
+  static constexpr index_t group_size = detail::group_size_of<L>();
   static constexpr std::string_view name = L::name;
   static constexpr double eps = 1e-5;
   static constexpr auto parameters = parameter_list(parameter<1, 1, d_model>{"norm.weight", parameter_group::norm, {.constant = 1}});
@@ -63,15 +64,24 @@ struct residual {
 
   template <class S, class T>
   static void extend(S const& space, T const* w, matrix_view<T const> x, matrix_view<T> y, index_t position, state<T>& s, arena& scratch) {
-    arena::scope const scope(scratch);
-    auto const normed = scratch.mat<T>(x.rows(), d_model);
-    rms_norm(space, x, parameters.template at<0>(space, w), accumulator<T>(eps), normed, scratch.vec<accumulator<T>>(x.rows()));
-    L::extend(space, detail::past(w, parameters.size), matrix_view<T const>(normed), y, position, s, scratch);
-    add<T>(space, x, y);
+    extend_by(space, w, x, y, scratch, [&](matrix_view<T const> normed) {
+      L::extend(space, detail::past(w, parameters.size), normed, y, position, s, scratch);
+    });
   }
   template <class T, class S>
   static std::size_t extend_scratch_bytes(S const& space, index_t rows, index_t capacity) {
     return scratch_rows<T>(rows) + L::template extend_scratch_bytes<T>(space, rows, capacity);
+  }
+  template <class S, class T, class States>
+  static void extend_group(S const& space, T const* w, matrix_view<T const> x, matrix_view<T> y, index_t position, sequence_shape n,
+                           States const& states, arena& scratch) {
+    extend_by(space, w, x, y, scratch, [&](matrix_view<T const> normed) {
+      detail::extend_group<L>(space, detail::past(w, parameters.size), normed, y, position, n, states, scratch);
+    });
+  }
+  template <class T, class S>
+  static std::size_t extend_group_scratch_bytes(S const& space, sequence_shape n, index_t capacity) {
+    return scratch_rows<T>(n.tokens()) + detail::extend_group_scratch_bytes<L, T>(space, n, capacity);
   }
 
   template <class A, class F>
@@ -80,6 +90,14 @@ struct residual {
   }
 
  private:
+  template <class S, class T, class F>
+  static void extend_by(S const& space, T const* w, matrix_view<T const> x, matrix_view<T> y, arena& scratch, F const& inner) {
+    arena::scope const scope(scratch);
+    auto const normed = scratch.mat<T>(x.rows(), d_model);
+    rms_norm(space, x, parameters.template at<0>(space, w), accumulator<T>(eps), normed, scratch.vec<accumulator<T>>(x.rows()));
+    inner(matrix_view<T const>(normed));
+    add<T>(space, x, y);
+  }
   template <class T>
   static std::size_t scratch_rows(index_t rows) {
     return detail::measured([&](arena& a) { a.mat<T>(rows, d_model), a.vec<accumulator<T>>(rows); });

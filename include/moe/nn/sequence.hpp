@@ -1,5 +1,6 @@
 #pragma once
 #include <array>
+#include <numeric>
 #include <tuple>
 #include <utility>
 
@@ -16,6 +17,11 @@ struct chain {
   static constexpr int N = sizeof...(Ls);
   static constexpr int d_model = std::tuple_element_t<0, std::tuple<Ls...>>::d_model;
   static_assert(((Ls::d_model == d_model) && ...), "moe::nn::sequence: the layers differ in d_model");
+  static constexpr index_t group_size = [] {
+    index_t all = 1;
+    ((all = std::lcm(all, group_size_of<Ls>())), ...);
+    return all;
+  }();
   using layers = std::tuple<Ls...>;
   template <int I>
   using layer = std::tuple_element_t<static_cast<std::size_t>(I), layers>;
@@ -48,6 +54,10 @@ struct chain {
   static std::size_t extend_scratch_bytes(S const& space, index_t rows, index_t capacity) {
     return two_buffers<T>(rows) + std::max({Ls::template extend_scratch_bytes<T>(space, rows, capacity)...});
   }
+  template <class T, class S>
+  static std::size_t extend_group_scratch_bytes(S const& space, sequence_shape n, index_t capacity) {
+    return two_buffers<T>(n.tokens()) + std::max({detail::extend_group_scratch_bytes<Ls, T>(space, n, capacity)...});
+  }
 
   template <class S, class T>
   static void forward(S const& space, T const* w, matrix_view<T const> x, matrix_view<T> y, sequence_shape n, activations<T>& a, arena& scratch) {
@@ -76,13 +86,16 @@ struct chain {
 
   template <class S, class T>
   static void extend(S const& space, T const* w, matrix_view<T const> x, matrix_view<T> y, index_t position, state<T>& s, arena& scratch) {
-    arena::scope const scope(scratch);
-    matrix_view<T> const buffers[2] = {scratch.mat<T>(x.rows(), d_model), scratch.mat<T>(x.rows(), d_model)};
-    each([&]<int I>() {
-      matrix_view<T> const out = I + 1 < N ? buffers[I % 2] : y;
-      layer<I>::extend(space, w, x, out, position, std::get<I>(s.inner), scratch);
-      w = past(w, layer<I>::parameter_count);
-      x = out;
+    extend_by(w, x, y, scratch, [&]<int I>(T const* weights, matrix_view<T const> in, matrix_view<T> out) {
+      layer<I>::extend(space, weights, in, out, position, std::get<I>(s.inner), scratch);
+    });
+  }
+  template <class S, class T, class States>
+  static void extend_group(S const& space, T const* w, matrix_view<T const> x, matrix_view<T> y, index_t position, sequence_shape n,
+                           States const& states, arena& scratch) {
+    extend_by(w, x, y, scratch, [&]<int I>(T const* weights, matrix_view<T const> in, matrix_view<T> out) {
+      auto const inner = [&](index_t s) -> auto& { return std::get<I>(states(s).inner); };
+      detail::extend_group<layer<I>>(space, weights, in, out, position, n, inner, scratch);
     });
   }
 
@@ -99,6 +112,17 @@ struct chain {
   }
 
  private:
+  template <class T, class F>
+  static void extend_by(T const* w, matrix_view<T const> x, matrix_view<T> y, arena& scratch, F const& one) {
+    arena::scope const scope(scratch);
+    matrix_view<T> const buffers[2] = {scratch.mat<T>(x.rows(), d_model), scratch.mat<T>(x.rows(), d_model)};
+    each([&]<int I>() {
+      matrix_view<T> const out = I + 1 < N ? buffers[I % 2] : y;
+      one.template operator()<I>(w, x, out);
+      w = past(w, layer<I>::parameter_count);
+      x = out;
+    });
+  }
   template <class T>
   static std::size_t two_buffers(index_t rows) {
     return measured([&](arena& a) { a.mat<T>(rows, d_model), a.mat<T>(rows, d_model); });
