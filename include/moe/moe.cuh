@@ -24,6 +24,7 @@
 #include <moe/nn/cross_entropy.cuh>
 #include <moe/nn/embedding.cuh>
 #include <moe/nn/ffn.cuh>
+#include <moe/nn/hidden_backward.cuh>
 #include <moe/nn/language_model.cuh>
 #include <moe/nn/layer_norm.cuh>
 #include <moe/nn/linear.cuh>

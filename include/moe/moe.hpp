@@ -44,6 +44,7 @@
 #include <moe/nn/cross_entropy.hpp>
 #include <moe/nn/embedding.hpp>
 #include <moe/nn/ffn.hpp>
+#include <moe/nn/hidden_backward.hpp>
 #include <moe/nn/hugging_face.hpp>
 #include <moe/nn/language_model.hpp>
 #include <moe/nn/layer.hpp>

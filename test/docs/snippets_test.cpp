@@ -14,6 +14,7 @@
 #include <moe/nn/cross_entropy.hpp>
 #include <moe/nn/embedding.hpp>
 #include <moe/nn/ffn.hpp>
+#include <moe/nn/hidden_backward.hpp>
 #include <moe/nn/layer_norm.hpp>
 #include <moe/nn/rms_norm.hpp>
 #include <moe/optim/adamw.hpp>
@@ -207,6 +208,19 @@ TEST_CASE("activation: gate and up are halves of one matrix; relu in place") {
   CHECK(y[1] == Approx(1.954597694));
   moe::relu_backward(moe::cpu{}, in_place, moe::mat(d_y.data(), 1, 2), moe::mat(d_x.data(), 1, 2));
   CHECK(d_x == std::vector<float>{0, 1});
+}
+
+TEST_CASE("hidden_backward: relu, two choices of one token") {
+  // [hidden_backward]
+  std::vector<float> pre{3, -1, 2, 5}, d_h{1, 1, 10, 10}, h(4), d_pre(4), weight{0.5f, 2}, d_weight(2);  // one token, k = 2, width 2
+  std::vector<int> slot{1, 0};  // the first row is its second choice
+  moe::hidden_backward<moe::activation_kind::relu>(moe::cpu{}, moe::vec(slot.data(), 2), moe::mat(weight.data(), 1, 2), moe::mat(pre.data(), 2, 2),
+                                                   moe::mat(d_h.data(), 2, 2), moe::mat(h.data(), 2, 2), moe::mat(d_pre.data(), 2, 2),
+                                                   moe::mat(d_weight.data(), 1, 2));
+  CHECK(d_weight == std::vector<float>{70, 3});
+  CHECK(h == std::vector<float>{6, 0, 1, 2.5f});
+  CHECK(d_pre == std::vector<float>{2, 0, 5, 5});
+  // [/hidden_backward]
 }
 
 TEST_CASE("embedding: the gradient of a token that occurs twice is a sum") {

@@ -33,9 +33,10 @@ struct gelu_scalar {
     return sigmoid_scalar(x * madd(cubic * x, x, linear));
   }
   static __device__ A value(A x) { return x * gate(x); }
-  static __device__ A derivative(A x) {
+  static __device__ A derivative(A x) { return derivative(x, gate(x)); }
+  static __device__ A derivative(A x, A s) {
     constexpr A linear = gelu_function<A>::linear, cubic = A(3) * gelu_function<A>::cubic, far = gelu_function<A>::far;
-    A const y = x > far ? far : x < -far ? -far : x, s = gate(y), slope = madd(cubic * y, y, linear);
+    A const y = x > far ? far : x < -far ? -far : x, slope = madd(cubic * y, y, linear);
     return madd(y * s, (A(1) - s) * slope, s);
   }
 };

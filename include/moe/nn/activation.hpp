@@ -13,7 +13,13 @@
 
 namespace moe::inline MOE_ISA {
 
+/// The non-linearity of a feed-forward layer: swiglu has two input matrices (gate and up), relu and gelu have one.
+enum class activation_kind { swiglu, relu, gelu };
+
 namespace detail {
+/// Rows of the input weight per hidden unit.
+constexpr index_t input_matrices(activation_kind k) { return k == activation_kind::swiglu ? 2 : 1; }
+
 /// silu(x) = x s(x) and its derivative s (1 + x (1 - s)), s the logistic function.
 template <class A>
 struct silu_function {
@@ -33,9 +39,10 @@ struct gelu_function {
   static constexpr A far = A(10000);  // the derivative is exactly 0 or 1 from here on, and x^2 must not overflow
   static MOE_INLINE V gate(V x) { return sigmoid(x * madd(V::all(cubic) * x, x, V::all(linear))); }
   static MOE_INLINE V value(V x) { return x * gate(x); }
-  static MOE_INLINE V derivative(V x) {
+  static MOE_INLINE V derivative(V x) { return derivative(x, gate(x)); }
+  static MOE_INLINE V derivative(V x, V s) {  // s = gate(x)
     V const y = {x.v > far ? V::all(far).v : x.v < -far ? V::all(-far).v : x.v};
-    V const s = gate(y), slope = madd(V::all(A(3) * cubic) * y, y, V::all(linear));
+    V const slope = madd(V::all(A(3) * cubic) * y, y, V::all(linear));
     return madd(y * s, (V::all(A(1)) - s) * slope, s);
   }
 };
@@ -45,6 +52,13 @@ struct relu_function {
   using V = simd<A>;
   static MOE_INLINE V value(V x) { return {x.v < A(0) ? V::zero().v : x.v}; }
 };
+/// d_y where x > 0; its NaN and that of x stay.
+template <class A>
+MOE_INLINE simd<A> relu_gradient(simd<A> x, simd<A> d_y) {
+  auto const pass = (x.v > A(0)) | (d_y.v != d_y.v);
+  simd<A> const stopped = {x.v != x.v ? x.v : simd<A>::zero().v};
+  return {pass ? d_y.v : stopped.v};
+}
 
 template <class F, class T>
 void map(char const* op, cpu const& space, double work, in<T, dyn, dyn> x, tensor<T, dyn, dyn> y) {
@@ -109,10 +123,7 @@ void relu_backward(cpu const& space, in<T, dyn, dyn> x, in<T, dyn, dyn> d_y, ten
   detail::check_matrix("relu_backward", "x", x, rows, columns);
   detail::check_matrix("relu_backward", "d_y", d_y, rows, columns);
   detail::matrix_vectors<A>(space, rows, columns, 2, [=](index_t i, index_t c, auto n) {
-    V const v = V::load(x.row(i) + c, n), g = V::load(d_y.row(i) + c, n);
-    auto const pass = (v.v > A(0)) | (g.v != g.v);
-    V const stopped = {v.v != v.v ? v.v : V::zero().v};
-    V{pass ? g.v : stopped.v}.store(d_x.row(i) + c, n);
+    detail::relu_gradient(V::load(x.row(i) + c, n), V::load(d_y.row(i) + c, n)).store(d_x.row(i) + c, n);
   });
 }
 

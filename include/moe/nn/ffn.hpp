@@ -1,15 +1,13 @@
 #pragma once
-#include <moe/nn/activation.hpp>
+#include <moe/nn/hidden_backward.hpp>
 #include <moe/nn/linear.hpp>
 
 namespace moe::inline MOE_ISA::nn {
 
-/// The non-linearity of a feed-forward layer: swiglu has two input matrices (gate and up), relu and gelu have one.
-enum class activation_kind { swiglu, relu, gelu };
+using moe::activation_kind;
 
 namespace detail {
-/// Rows of the input weight per hidden unit.
-constexpr index_t input_matrices(activation_kind k) { return k == activation_kind::swiglu ? 2 : 1; }
+using moe::detail::input_matrices;
 
 /// h [rows, width] from the pre-activation [rows, input_matrices * width]: swiglu has gate in the first columns, up in the others.
 template <activation_kind K, class S, class T>
@@ -67,7 +65,7 @@ struct ffn : layer_base {
 
   template <class T, class S>
   static std::size_t scratch_bytes(S const& space, sequence_shape n) {
-    return detail::measured([&](arena& a) { a.mat<T>(n.tokens(), width), a.mat<T>(n.tokens(), width), a.mat<T>(n.tokens(), pre_width); }) +
+    return detail::measured([&](arena& a) { a.mat<T>(n.tokens(), width), a.mat<T>(n.tokens(), pre_width); }) +
            gemm_bytes<T>(space, n.tokens());
   }
   template <class T, class S>
@@ -90,10 +88,10 @@ struct ffn : layer_base {
   static void backward(S const& space, T const* w, accumulator<T>* g, matrix_view<T const> d_y, matrix_view<T> d_x, sequence_shape n,
                        activations<T>& a, double, arena& scratch) {
     arena::scope const scope(scratch);
-    auto const h = scratch.mat<T>(n.tokens(), width), d_h = scratch.mat<T>(n.tokens(), width), d_pre = scratch.mat<T>(n.tokens(), pre_width);
-    detail::activate<C.activation, S, T>(space, a.pre, h);
-    linear_backward<T>(space, h, parameters.template at<1>(space, w), d_y, d_h, parameters.template at<1>(space, g), scratch);
-    detail::activate_backward<C.activation, S, T>(space, a.pre, d_h, d_pre);
+    auto const h = scratch.mat<T>(n.tokens(), width), d_pre = scratch.mat<T>(n.tokens(), pre_width), d_h = columns_of(d_pre, 0, width);
+    linear_input_gradient<T>(space, parameters.template at<1>(space, w), d_y, d_h, scratch);
+    hidden_backward<C.activation, T>(space, a.pre, d_h, h, d_pre);
+    linear_weight_gradient<T>(space, h, d_y, parameters.template at<1>(space, g), scratch);
     linear_backward<T>(space, a.x, parameters.template at<0>(space, w), d_pre, d_x, parameters.template at<0>(space, g), scratch);
   }
 

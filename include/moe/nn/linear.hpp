@@ -11,11 +11,21 @@ template <class T, class S, class W, class TY>
 void linear(S const& space, matrix_view<T const> x, W const& w, matrix_view<TY> y, arena& scratch) {
   gemm<gemm_config{.transpose_b = true}>(space, x, w, y, scratch);
 }
-/// d_x = d_y w (Accumulate: added to d_x), g += d_y^T x.
+/// d_x = d_y w (Accumulate: added to d_x).
+template <class T, bool Accumulate = false, class S, class W>
+void linear_input_gradient(S const& space, W const& w, matrix_view<T const> d_y, matrix_view<T> d_x, arena& scratch) {
+  gemm<gemm_config{.accumulate = Accumulate}>(space, d_y, w, d_x, scratch);
+}
+/// g += d_y^T x.
+template <class T, class S, class G>
+void linear_weight_gradient(S const& space, matrix_view<T const> x, matrix_view<T const> d_y, G const& g, arena& scratch) {
+  gemm<gemm_config{.transpose_a = true, .accumulate = true}>(space, d_y, x, g, scratch);
+}
+/// Both.
 template <class T, bool Accumulate = false, class S, class W, class G>
 void linear_backward(S const& space, matrix_view<T const> x, W const& w, matrix_view<T const> d_y, matrix_view<T> d_x, G const& g, arena& scratch) {
-  gemm<gemm_config{.transpose_a = true, .accumulate = true}>(space, d_y, x, g, scratch);
-  gemm<gemm_config{.accumulate = Accumulate}>(space, d_y, w, d_x, scratch);
+  linear_weight_gradient<T>(space, x, d_y, g, scratch);
+  linear_input_gradient<T, Accumulate>(space, w, d_y, d_x, scratch);
 }
 /// Scratch of linear and linear_backward for a weight [out, in] of layout::product and `rows` rows, or, as Order says, for a row-major one.
 template <class T, layout Order, class S>
