@@ -1,4 +1,4 @@
-"""The charts of docs as SVG text: a roofline, grouped bars, curves. No library draws them, so nothing has to be installed."""
+"""The charts of docs as SVG text: a roofline, grouped bars, curves, points with ranges, a heat map. No library draws them, so nothing has to be installed."""
 import math
 from xml.sax.saxutils import escape
 
@@ -144,4 +144,80 @@ def curves(title, x_label, y_label, series, y_range=None):
         canvas.parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
         canvas.line(left + width + 16, top + 20 + 24 * i, left + width + 40, top + 20 + 24 * i, colour, 3)
         canvas.text(left + width + 46, top + 24 + 24 * i, name)
+    return canvas.finish()
+
+
+def points(title, x_label, y_label, series):
+    """series: [(name, [(label, x, mean, low, high)])]: a dot at each mean with its range, joined in the order given. The axes begin near the points."""
+    all_points = [p for _, list_ in series for p in list_]
+    x_low, x_high = (f(p[1] for p in all_points) for f in (min, max))
+    y_low, y_high = min(p[3] for p in all_points), max(p[4] for p in all_points)
+    x_room, y_room = 0.06 * (x_high - x_low) or 0.1 * abs(x_high) or 1.0, 0.08 * (y_high - y_low) or 0.1 * abs(y_high) or 1.0
+    x_low, x_high, y_low, y_high = x_low - x_room, x_high + x_room, y_low - y_room, y_high + y_room
+    canvas, left, top, width, height = Canvas(860 if any(name for name, _ in series) else 710, 480, title), 70, 44, 590, 370
+
+    def x_of(value):
+        return left + width * (value - x_low) / (x_high - x_low)
+
+    def y_of(value):
+        return top + height * (1 - (value - y_low) / (y_high - y_low))
+    canvas.text(left, 26, title, 15, weight="bold")
+    for value in round_ticks(x_low, x_high, 8):
+        canvas.line(x_of(value), top, x_of(value), top + height)
+        canvas.text(x_of(value), top + height + 18, number(value), 11, "middle")
+    for value in round_ticks(y_low, y_high, 8):
+        canvas.line(left, y_of(value), left + width, y_of(value))
+        canvas.text(left - 8, y_of(value) + 4, number(value), 11, "end")
+    canvas.text(left + width / 2, top + height + 42, x_label, 12, "middle")
+    canvas.text(20, top + height / 2, y_label, 12, "middle", -90)
+    for i, (name, list_) in enumerate(series):
+        colour = COLOURS[i % len(COLOURS)]
+        line = " ".join(f"{x_of(x):.1f},{y_of(mean):.1f}" for _, x, mean, *_ in list_)
+        canvas.parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-opacity="0.5" stroke-width="1.5"/>')
+        for label, x, mean, low, high in list_:
+            canvas.line(x_of(x), y_of(low), x_of(x), y_of(high), colour, 2)
+            canvas.dot(x_of(x), y_of(mean), colour)
+            canvas.text(x_of(x) + 8, y_of(mean) - 8, label)
+        if name:
+            canvas.line(left + width + 16, top + 20 + 24 * i, left + width + 40, top + 20 + 24 * i, colour, 3)
+            canvas.text(left + width + 46, top + 24 + 24 * i, name)
+    return canvas.finish()
+
+
+def shade(position):
+    """Blue, white, orange for -1, 0, 1."""
+    end = (0x0b, 0x63, 0xb0) if position < 0 else (0xd9, 0x5f, 0x02)
+    return "#" + "".join(f"{round(255 + (c - 255) * min(1.0, abs(position))):02x}" for c in end)
+
+
+def heat_map(title, x_label, groups, limit, ticks):
+    """groups: [(label, [(row label, [value])])], drawn one below the other. Values from -limit (blue) over 0 (white) to limit (orange), what is beyond as the limit.
+    ticks: [(value, text)] of the scale at the right."""
+    levels, columns = 16, max(len(values) for _, rows in groups for _, values in rows)
+    left, top, cell_height, gap = 150, 52, 16, 14
+    cell_width = min(32.0, 620 / columns)
+    height = sum(cell_height * len(rows) + gap for _, rows in groups)
+    canvas = Canvas(left + round(cell_width * columns) + 110, top + height + 40, title)
+    canvas.text(20, 26, title, 15, weight="bold")
+    paths, y = {}, top
+    for label, rows in groups:
+        canvas.text(20, y + cell_height * len(rows) / 2 + 4, label, weight="bold")
+        for row, values in rows:
+            canvas.text(left - 8, y + cell_height - 4, row, 11, "end")
+            for i, value in enumerate(values):
+                level = round(levels * max(-1.0, min(1.0, value / limit)))
+                paths.setdefault(level, []).append(f"M{left + i * cell_width:.1f} {y}h{cell_width:.1f}v{cell_height}h-{cell_width:.1f}z")
+            y += cell_height
+        widest = max(len(values) for _, values in rows)
+        canvas.parts.append(f'<rect x="{left}" y="{y - cell_height * len(rows)}" width="{cell_width * widest:.1f}" height="{cell_height * len(rows)}" '
+                            'fill="none" stroke="#888" stroke-width="0.7"/>')
+        y += gap
+    for level, cells in sorted(paths.items()):
+        canvas.parts.append(f'<path d="{"".join(cells)}" fill="{shade(level / levels)}" stroke="#ddd" stroke-width="0.3"/>')
+    canvas.text(left + cell_width * columns / 2, top + height + 16, x_label, 12, "middle")
+    x, bar = left + cell_width * columns + 24, min(160.0, height - gap)
+    for level in range(-levels, levels + 1):
+        canvas.bar(x, top + bar * (levels - level) / (2 * levels + 1), 16, bar / (2 * levels + 1) + 0.5, shade(level / levels))
+    for value, text in ticks:
+        canvas.text(x + 22, top + bar * (0.5 - 0.5 * value / limit) + 4, text, 11)
     return canvas.finish()
