@@ -29,7 +29,7 @@ struct losses {
   double balance = 0, z = 0;
 };
 
-/// Tokens that each expert of each layer was asked to take, and those it had no room for.
+/// Choices of each expert of each layer before capacity, and those it had no room for.
 struct expert_load {
   std::vector<std::vector<index_t>> counts;  ///< [layer][expert]
   index_t dropped = 0;
@@ -95,7 +95,7 @@ class engine {
   /// Gradients += scale * d(mean cross-entropy + auxiliary losses) / d weights.
   virtual losses loss_and_gradient(double scale) = 0;
   virtual losses loss() = 0;
-  /// Adds the load of the last pass.
+  /// Adds the load of the last pass, of its tokens whose target is not negative: padding and context that was counted before are no load.
   virtual void add_load(expert_load& load) = 0;
   /// Of the gradients; NaN or infinite if one of them is.
   virtual double gradient_norm() = 0;

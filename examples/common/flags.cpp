@@ -136,6 +136,8 @@ options parse_options(int argc, char const* const* argv, preset const& p, index_
       ->check(between(0, 1 << 20))
       ->type_name("TOKENS");
   eval->add_flag("--whole", o.whole, "measure all of the text, not its last tenth");
+  eval->add_option("--load", o.load, "write how many of the measured tokens chose each expert of each layer, before capacity, as CSV")
+      ->type_name("FILE");
   add_sample(sample, o);
 
   // Flags without a command mean train, so that `moe_transformer --minutes 5` works.

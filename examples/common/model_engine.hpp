@@ -4,6 +4,7 @@
 
 #include <examples/common/memory_engine.hpp>
 #include <examples/common/trainer.hpp>
+#include <moe/routing/dispatch_plan.hpp>
 
 namespace trainer {
 
@@ -19,17 +20,14 @@ class model_engine final : public memory_engine<Device, T> {
   std::vector<parameter_info> parameters() const override { return moe::nn::parameters_of<Model, space>(); }
 
   void add_load(expert_load& load) override {
+    auto const target = this->target();
+    bool const all = std::none_of(target.data(), target.data() + target.size(), [](int t) { return t < 0; });
     std::size_t layer = 0;
     Model::for_each_router(*activations_, [&](auto const& routed) {
-      index_t const experts = routed.plan.counts.template extent<0>();
-      if (load.counts.size() == layer) load.counts.push_back(std::vector<index_t>(static_cast<std::size_t>(experts), 0));
-      std::vector<index_t> counts(static_cast<std::size_t>(experts));
-      index_t kept = 0;
-      moe::copy(this->space_, counts.data(), static_cast<index_t const*>(routed.plan.counts.data()), experts);
-      moe::copy(this->space_, &kept, static_cast<index_t const*>(routed.plan.offsets.data()) + experts, 1);
-      this->space_.wait();
-      for (std::size_t e = 0; e < counts.size(); ++e) load.dropped += counts[e], load.counts[layer][e] += counts[e];
-      load.dropped -= kept;
+      auto const experts = static_cast<std::size_t>(routed.plan.experts());
+      if (load.counts.size() == layer) load.counts.push_back(std::vector<index_t>(experts, 0));
+      if (all) add_counts(routed.plan, load.counts[layer], load.dropped);
+      else add_choices(routed, load.counts[layer], load.dropped);
       ++layer;
     });
   }
@@ -67,6 +65,30 @@ class model_engine final : public memory_engine<Device, T> {
  private:
   using activations = typename Model::template activations<T>;
   using state = typename Model::template state<T>;
+  template <class U>
+  std::vector<U> fetched(U const* from, index_t n) const {
+    std::vector<U> here(static_cast<std::size_t>(n));
+    moe::copy(this->space_, here.data(), from, n);
+    this->space_.wait();
+    return here;
+  }
+  void add_counts(moe::dispatch_plan const& plan, std::vector<index_t>& counts, index_t& dropped) const {
+    auto const n = fetched<index_t>(plan.counts.data(), plan.experts());
+    for (std::size_t e = 0; e < n.size(); ++e) counts[e] += n[e], dropped += n[e];
+    dropped -= fetched<index_t>(plan.offsets.data() + plan.experts(), 1)[0];
+  }
+  /// Of the tokens with a target, one by one.
+  template <class Routing>
+  void add_choices(Routing const& routed, std::vector<index_t>& counts, index_t& dropped) {
+    index_t const slots = routed.plan.slots();
+    auto const expert = fetched<int>(routed.expert.data(), slots), position = fetched<int>(routed.plan.position.data(), slots);
+    for (index_t i = 0; i < slots; ++i) {
+      auto const slot = static_cast<std::size_t>(i);
+      if (this->target()(i / routed.plan.k) < 0 || expert[slot] < 0) continue;
+      ++counts[static_cast<std::size_t>(expert[slot])];
+      dropped += position[slot] < 0;
+    }
+  }
   losses last_losses(space const& s) {
     auto const l = Model::losses_of(s, *activations_);
     return {l.cross_entropy_sum, l.targets, l.balance, l.z};

@@ -19,6 +19,7 @@ struct options {
   command what = command::train;
   std::string data, out;
   std::string from;  ///< train: directory of the run whose newest weights a new one begins with
+  std::string load;  ///< eval: CSV file for the tokens of each expert
   std::string device = "cpu";
   std::string dtype;  ///< "fp32", "bf16"; empty: not given, so the run that is read decides, or fp32
   std::optional<double> seconds;  ///< --minutes, --stop-after

@@ -63,6 +63,14 @@ void dry_run(engine const& model, preset const& p, run_config const& c) {
   out.print(row("GFLOPs per step", thousands(std::llround(flops * static_cast<double>(c.tokens_per_step()) * 1e-9))));
 }
 
+std::string load_table(expert_load const& load) {
+  std::string text = "layer,expert,tokens\n";
+  for (std::size_t l = 0; l < load.counts.size(); ++l)
+    for (std::size_t e = 0; e < load.counts[l].size(); ++e)
+      text += std::to_string(l) + "," + std::to_string(e) + "," + std::to_string(load.counts[l][e]) + "\n";
+  return text;
+}
+
 std::vector<std::string> load_report(expert_load const& load) {
   static constexpr char const shades[] = " .:-=+*#%@";
   std::vector<std::string> lines;

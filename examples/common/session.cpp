@@ -34,8 +34,7 @@ evaluation evaluate(engine& model, sequence_shape n, evaluation_windows const& w
     e.tokens += l.targets;
     for (index_t i = 0; i < n.tokens(); ++i)
       if (target(i) >= 0) e.bytes += token_bytes[static_cast<std::size_t>(target(i))];
-    // The last batch may be filled up with windows of padding, which would count as load: it is left out unless it is the only one.
-    if (done == 0 || done + n.sequences <= count) model.add_load(e.load);
+    model.add_load(e.load);
   }
   e.seconds = now() - start;
   return e;

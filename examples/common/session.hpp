@@ -49,6 +49,8 @@ int sample_command(engine& model, preset const& p, options const& o);
 
 /// Prints what a run will need.
 void dry_run(engine const& model, preset const& p, run_config const& c);
+/// "layer,expert,tokens" and a line for each expert.
+std::string load_table(expert_load const& load);
 /// "layer 0  .:-=+*#%@  0.61..1.40 of the mean": one character per expert.
 std::vector<std::string> load_report(expert_load const& load);
 

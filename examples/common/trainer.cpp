@@ -10,6 +10,7 @@
 #include <examples/common/runs.hpp>
 #include <examples/common/session.hpp>
 #include <examples/common/text.hpp>
+#include <moe/io/atomic_file.hpp>
 
 namespace trainer {
 
@@ -79,6 +80,7 @@ int evaluate_command(engine& model, preset const& p, options const& o) {
   std::vector<int> const before =
       run.tokens.encode(o.whole ? std::string_view("\n") : text.training().substr(text.split > 4096 ? text.split - 4096 : 0));
   evaluation_windows const windows(std::move(ids), before.back(), n.length, o.overlap);
+  if (!o.load.empty()) moe::write_file(o.load, load_table({}));  // a file that cannot be written is an error now, not in an hour
   model.allocate(n, purpose::evaluation);
   load_weights(model, run);
   stop_signals const signals;
@@ -88,6 +90,10 @@ int evaluate_command(engine& model, preset const& p, options const& o) {
   });
   if (int const signal = stop_signals::received()) return 128 + signal;
   for (auto const& line : load_report(e.load)) out.print(line);
+  if (!o.load.empty()) {
+    moe::write_file(o.load, load_table(e.load));
+    out.print(e.load.counts.empty() ? "no layer of this model has a router: " + o.load + " has no lines" : "load of each expert: " + o.load);
+  }
   out.print("tokens: " + thousands(e.tokens) + " in " + duration_text(e.seconds) + ", each from " +
             (o.overlap > 0 ? std::to_string(o.overlap) + " to " : "at most ") + std::to_string(n.length) + " tokens of context");
   out.print((o.whole ? "bits per byte of the whole text: " : "held-out bits per byte: ") + fixed(e.bits_per_byte(), 4));

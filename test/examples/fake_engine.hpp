@@ -40,7 +40,7 @@ class bigram_of final : public trainer::memory_engine<trainer::cpu_device, T> {
   }
   void add_load(trainer::expert_load& load) override {
     if (load.counts.empty()) load.counts.push_back(std::vector<index_t>(4, 0));
-    for (index_t t = 0; t < last_.extent<0>(); ++t) ++load.counts[0][static_cast<std::size_t>(last_(t) % 4)];
+    for (index_t t = 0; t < last_.extent<0>(); ++t) load.counts[0][static_cast<std::size_t>(last_(t) % 4)] += this->target()(t) >= 0;
   }
 
  protected:

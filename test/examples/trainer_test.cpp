@@ -110,7 +110,19 @@ TEST_CASE("trainer: learns, reports, samples, and evaluates the same again") {
   result const e = run({}, {"eval", "--data", f.text, "--out", f.run("a")});
   CHECK(e.code == 0);
   CHECK(number_after(e.out, "held-out bits per byte: ") == bits);
-  CHECK(run({}, {"eval", "--data", f.text, "--out", f.run("a"), "--overlap", "8"}).code == 0);
+  // the load is that of the tokens measured: no padding, no context of the window before
+  std::string const table = f.path + "/load.csv", text = moe::read_file(f.text), held_out = text.substr(text.size() - 2400),
+                    inputs = text.substr(text.size() - 2401, 2400);
+  index_t count[4] = {};
+  for (char const c : inputs) ++count[static_cast<unsigned char>(c) % 4];
+  std::string wanted = "layer,expert,tokens\n";
+  for (int i = 0; i < 4; ++i) wanted += "0," + std::to_string(i) + "," + std::to_string(count[i]) + "\n";
+  for (char const* overlap : {"0", "8"}) {
+    CHECK(test::contains(run({}, {"eval", "--data", f.text, "--out", f.run("a"), "--overlap", overlap, "--load", table}).out,
+                         "load of each expert: " + table));
+    CHECK(moe::read_file(table) == wanted);
+  }
+  CHECK(test::contains(run({}, {"eval", "--data", f.text, "--out", f.run("a"), "--load", f.path + "/none/x"}).err, "No such file"));
   result const s = run({}, {"sample", "--out", f.run("a"), "--prompt", "and ", "--characters", "50"});
   CHECK(s.code == 0);
   CHECK(s.out.find("and ") == 0);
