@@ -92,3 +92,13 @@ TEST_CASE("copy: n elements, and none") {
   on().wait();
   CHECK(to.values() == from.values());
 }
+
+TEST_CASE_TEMPLATE("fill_multiples: every element of a vector, nothing beside it", T, float, index_t) {
+  for_each_execution([](space const& s, int) {
+    for (index_t n : {0, 1, 17, 300}) {
+      array<T> x(1, n);
+      moe::fill_multiples(s, x.vec(), T(3));
+      for (index_t i = 0; i < n; ++i) CHECK(x(0, i) == static_cast<T>(3 * i));
+    }
+  });
+}

@@ -13,6 +13,12 @@ struct fill_element {
   __device__ void operator()(index_t r, index_t c) const { to(r, c) = value; }
 };
 template <class T>
+struct multiple_element {
+  tensor<T, dyn> to;
+  T step;
+  __device__ void operator()(index_t, index_t i) const { to(i) = static_cast<T>(i) * step; }
+};
+template <class T>
 struct copy_element {
   tensor<T const, dyn, dyn> from;
   tensor<T, dyn, dyn> to;
@@ -39,6 +45,12 @@ struct add_element {
 template <class T, index_t R, index_t C>
 void fill(cuda const& space, tensor<T, R, C> const& to, std::type_identity_t<T> value) {
   for_each_element("fill", space, to.rows(), to.template extent<1>(), detail::fill_element<T>{to, value});
+}
+
+/// The contract of fill_multiples(cpu), with the view in device memory; asynchronous on `space.stream`.
+template <class T>
+void fill_multiples(cuda const& space, tensor<T, dyn> const& to, std::type_identity_t<T> step) {
+  for_each_element("fill_multiples", space, 1, to.size(), detail::multiple_element<T>{to, step});
 }
 
 /// The contract of copy(cpu), with all views in device memory; asynchronous on `space.stream`.

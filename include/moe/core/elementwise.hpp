@@ -6,7 +6,7 @@
 #include <moe/core/parallel.hpp>
 #include <moe/core/tensor.hpp>
 
-// What layers are glued together with: fill, copy, convert and add, on matrices whose rows may be strided.
+// What layers are glued together with: fill, fill_multiples, copy, convert and add, on matrices whose rows may be strided.
 //
 // Shapes  every matrix is [rows, columns].
 // Edges   0 rows or columns write nothing.
@@ -53,6 +53,12 @@ void fill(cpu const& space, tensor<T, R, C> const& to, std::type_identity_t<T> v
     for (; c + per_vector <= columns; c += per_vector) std::memcpy(static_cast<void*>(row + c), &v, sizeof v);
     std::fill_n(row + c, columns - c, value);
   });
+}
+
+/// to[i] = i * step: offsets of parts of equal size, a vector.
+template <class T>
+void fill_multiples(cpu const& space, tensor<T, dyn> const& to, std::type_identity_t<T> step) {
+  parallel_for(space, to.size(), 1.0, [&](index_t i) { to(i) = static_cast<T>(i) * step; });
 }
 
 /// to[r, c] = from[r, c]; the two must not overlap.
