@@ -33,6 +33,9 @@
 #include <moe/attention/attention.hpp>
 #include <moe/attention/rope.hpp>
 
+#include <moe/mix/group_softmax.hpp>
+#include <moe/mix/token_mixing.hpp>
+
 #include <moe/ssm/causal_conv1d.hpp>
 #include <moe/ssm/decay_rates.hpp>
 #include <moe/ssm/selective_scan.hpp>

@@ -1,0 +1,165 @@
+#pragma once
+#include <moe/gemm/detail/pack.hpp>
+#include <moe/mix/group_softmax.hpp>
+
+namespace moe::inline MOE_ISA::detail {
+
+inline constexpr index_t mix_rows = 64;      ///< outputs of a group whose weights are packed together
+inline constexpr index_t mix_steps = 64;     ///< inputs of a group that are summed in one pass
+inline constexpr index_t mix_columns = 128;  ///< columns whose sums wait for the next pass
+
+/// Few rows, far apart, each a weighted sum of few others, in one group:  to[m, c] = sum_k weight(m, k) from[k, c], one chain of madd in ascending k.
+/// Rows of a batch are often a power of two apart, where a cache holds only eight of one column: so a tile of columns is copied to where it fits, then
+/// used by all outputs.
+template <class T>
+struct group_product {
+  using A = accumulator<T>;
+  using step = chain<A>;
+  operand<A> weight;  ///< [m, k]; transposed: its lines are members of k
+  spaced_rows<T const> from;
+  spaced_rows<T> to;
+  index_t m, k;
+  bool stream;
+
+  /// Columns [c0, c1).
+  void run(index_t c0, index_t c1) const {
+    alignas(alignment) A packed[mix_rows * mix_steps + 16 * divide_up(mix_rows, block_rows)];
+    for (index_t m0 = 0; m0 < m; m0 += mix_rows) {
+      even_parts const blocks(std::min(mix_rows, m - m0), 1, block_rows);
+      if (k <= mix_steps) {
+        auto const order = pack_rows<step>(packed, weight, m0, blocks, 0, k);
+        multiply(packed, order, 0, c0, c1, spaced_rows<T>{to.row(m0), to.stride}, stream ? writing::stream : writing::overwrite);
+      } else {
+        for (index_t c = c0; c < c1; c += mix_columns) in_passes(packed, blocks, m0, c, std::min(c1, c + mix_columns));
+      }
+    }
+  }
+
+ private:
+  /// Sums wait in the output where they have its type.
+  void in_passes(A* packed, even_parts const& blocks, index_t m0, index_t c0, index_t c1) const {
+    alignas(alignment) A stage[std::is_same_v<A, T> ? 1 : mix_rows * mix_columns];
+    spaced_rows<A> sums;
+    if constexpr (std::is_same_v<A, T>) sums = {to.row(m0), to.stride};
+    else sums = {stage - c0, mix_columns};
+    for (index_t k0 = 0; k0 < k; k0 += mix_steps) {
+      auto const order = pack_rows<step>(packed, weight, m0, blocks, k0, std::min(mix_steps, k - k0));
+      multiply(packed, order, k0, c0, c1, sums, k0 == 0 ? writing::overwrite : writing::add);
+    }
+    if constexpr (!std::is_same_v<A, T>)
+      for (index_t i = 0; i < blocks.n; ++i)
+        for (index_t c = c0; c < c1; c += simd<A>::width) simd<A>::load(sums.row(i) + c, c1 - c).store(to.row(m0 + i) + c, c1 - c);
+  }
+
+  /// One pass: the packed weights times rows [k0, k0 + order.steps).
+  template <class TC>
+  void multiply(A const* packed, packed_rows_order const& order, index_t k0, index_t c0, index_t c1, spaced_rows<TC> const& c, writing how) const {
+    alignas(alignment) A tile[mix_steps * panel_columns];
+    index_t const ahead = panel_columns * (1 + 1024 / (order.blocks.n * order.steps + 1));  // columns that arrive while these are multiplied
+    fetch_path const next{nullptr, from.stride * index_t{sizeof(T)}, 0};
+    for (index_t j = c0; j < c1; j += panel_columns) {
+      index_t const columns = std::min(panel_columns, c1 - j);
+      pack_columns<step>(tile, operand<T>{from.data, from.stride, false}, j, columns, k0, order.steps);
+      for (index_t b = 0; b < order.blocks.count; ++b) {
+        fetch_path const path = b > 0 ? fetch_path::nothing(tile) : fetch_path{reinterpret_cast<char const*>(from.row(k0) + j + ahead), next.step, 0};
+        multiply_rows<step>(order.blocks.size(b), order.steps, packed + order.place(b), order.step(b), tile, c.row(order.blocks.begin(b)) + j,
+                            c.stride, columns, how, path);
+      }
+    }
+  }
+};
+
+/// The sums of as many vectors as one has lanes: lane l is sum(v[l]), by the same tree.
+template <int Half, class A>
+MOE_INLINE simd<A> sums_of(simd<A>* v) {
+  if constexpr (Half == 0) {
+    return v[0];
+  } else {
+    MOE_UNROLL(16)
+    for (int i = 0; i < Half; ++i) {
+      exchange<Half>(v[i].v, v[i + Half].v, std::make_integer_sequence<int, simd<A>::width>{});
+      v[i] = v[i] + v[i + Half];
+    }
+    return sums_of<Half / 2>(v);
+  }
+}
+
+#if defined(MOE_AVX512)
+inline constexpr int dot_rows = 4;
+#else
+inline constexpr int dot_rows = 2;
+#endif
+inline constexpr int dot_columns = 4;       ///< dot_rows x dot_columns sums stay in registers
+inline constexpr index_t dot_experts = 32;  ///< rows of the right factor that are packed together
+inline constexpr index_t dot_members = 32;  ///< rows of the left one that share them, per work item at least
+template <class A>
+inline constexpr index_t dot_depth = 2048 / static_cast<index_t>(sizeof(A));  ///< elements of a row per pass, part of the order of summation
+template <class A>
+inline constexpr index_t dot_stride = dot_depth<A> + 64 / static_cast<index_t>(sizeof(A));  ///< packed rows do not share a set of L1
+
+/// out[r][e] = <a[r], b[e]>: a chain per lane, then the tree of sum().
+template <class A>
+MOE_NOINLINE void dot_block(index_t depth, A const* a, A const* b, A* out) {
+  using V = simd<A>;
+  V sum[dot_rows * dot_columns];
+  MOE_UNROLL(16)
+  for (int i = 0; i < dot_rows * dot_columns; ++i) sum[i] = V::zero();
+  for (index_t c = 0; c < depth; c += V::width) {
+    V x[dot_columns];
+    MOE_UNROLL(4)
+    for (int e = 0; e < dot_columns; ++e) x[e] = V::load(b + e * dot_stride<A> + c);
+    MOE_UNROLL(4)
+    for (int r = 0; r < dot_rows; ++r) {
+      V const y = V::load(a + r * dot_stride<A> + c);
+      MOE_UNROLL(4)
+      for (int e = 0; e < dot_columns; ++e) sum[r * dot_columns + e] = madd(y, x[e], sum[r * dot_columns + e]);
+    }
+  }
+  MOE_UNROLL(4)
+  for (int i = 0; i < dot_rows * dot_columns; i += V::width) sums_of<V::width / 2>(sum + i).store(out + i);
+}
+
+/// Rows [first, first + rows) of x, columns [c, c + depth), as rows of dot_stride elements, zeros up to a whole vector and a multiple of `unit` rows.
+template <class A, class T>
+void pack_dot_rows(A* to, spaced_rows<T const> const& x, index_t first, index_t rows, index_t unit, index_t c, index_t depth) {
+  using V = simd<A>;
+  for (index_t r = 0; r < rows; ++r)
+    for (index_t i = 0; i < depth; i += V::width) V::load(x.row(first + r) + c + i, depth - i).store(to + r * dot_stride<A> + i);
+  for (index_t r = rows; r < divide_up(rows, unit) * unit; ++r)
+    for (index_t i = 0; i < depth; i += V::width) V::zero().store(to + r * dot_stride<A> + i);
+}
+
+/// out[i, e] (+)= <x[i], y[e]> in one group. A pass of dot_depth columns after the other, each added to what is there.
+template <class T>
+struct group_dots {
+  using A = accumulator<T>;
+  spaced_rows<T const> x, y;
+  spaced_rows<A> out;
+  index_t experts, columns;
+  bool accumulate;
+
+  /// Members [i0, i1).
+  void run(index_t i0, index_t i1) const {
+    alignas(alignment) A right[dot_experts * dot_stride<A>], left[dot_rows * dot_stride<A>];
+    for (index_t e0 = 0; e0 < experts; e0 += dot_experts)
+      for (index_t c = 0; c == 0 || c < columns; c += dot_depth<A>) {
+        index_t const depth = std::min(dot_depth<A>, columns - c), n = std::min(dot_experts, experts - e0);
+        pack_dot_rows(right, y, e0, n, dot_columns, c, depth);
+        for (index_t i = i0; i < i1; i += dot_rows) {
+          index_t const rows = std::min<index_t>(dot_rows, i1 - i);
+          pack_dot_rows(left, x, i, rows, dot_rows, c, depth);
+          for (index_t e = 0; e < n; e += dot_columns) {
+            alignas(alignment) A block[dot_rows * dot_columns];
+            dot_block(depth, left, right + e * dot_stride<A>, block);
+            for (index_t r = 0; r < rows; ++r)
+              for (index_t j = 0; j < std::min<index_t>(dot_columns, n - e); ++j) {
+                A& to = out.row(i + r)[e0 + e + j];
+                to = accumulate || c > 0 ? to + block[r * dot_columns + j] : block[r * dot_columns + j];
+              }
+          }
+        }
+      }
+  }
+};
+
+}  // namespace moe::inline MOE_ISA::detail
