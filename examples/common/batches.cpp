@@ -10,16 +10,21 @@ namespace trainer {
 using moe::errc;
 using moe::expects;
 
-training_windows::training_windows(std::vector<int> t, index_t length, std::uint64_t seed) : tokens_(std::move(t)), length_(length), seed_(seed) {
+training_windows::training_windows(std::vector<int> t, index_t length, std::uint64_t seed, index_t together)
+    : tokens_(std::move(t)), length_(length), stride_(length + (together > 1)), seed_(seed) {
   expects(size() > length, errc::bad_argument, "the training text has ", size(), " tokens, too few for one window of ", length,
           " and the token behind it: use more text, or a smaller --length");
-  windows_ = std::min<index_t>(std::max<index_t>(1, size() / length_ - 1), UINT32_MAX);  // one less than fit: room for the phase
+  index_t const fit = (size() - 1) / stride_;
+  windows_ = std::min<index_t>(std::max<index_t>(1, size() / stride_ - 1), UINT32_MAX);  // one less than fit: room for the phase
+  windows_ = std::max(windows_ - windows_ % together, std::min(fit, together));
+  expects(windows_ % together == 0, errc::bad_argument, "the training text has ", size(), " tokens, too few for a batch of ", together,
+          " windows of ", length, " that do not overlap: use more text, or a smaller --batch or --length");
   order_.resize(static_cast<std::size_t>(windows_));
 }
 
 void training_windows::shuffle(index_t epoch) {
   moe::random_stream const random{seed_, moe::random_purpose::data_order, static_cast<std::uint32_t>(epoch)};
-  index_t const room = size() - windows_ * length_;  // >= 1: the target of the last input
+  index_t const room = size() - windows_ * stride_;  // >= 1: the target of the last input
   phase_ = static_cast<index_t>(random.below(0, static_cast<std::uint64_t>(room)));
   std::iota(order_.begin(), order_.end(), 0u);
   for (std::size_t i = order_.size() - 1; i > 0; --i) std::swap(order_[i], order_[random.below(i, i + 1)]);
@@ -33,7 +38,7 @@ void training_windows::fill(index_t first_row, moe::vector_view<int> token, moe:
   for (index_t r = 0; r < n / length_; ++r) {
     index_t const row = first_row + r, epoch = row / windows_;
     if (epoch != epoch_) shuffle(epoch);
-    int const* const from = tokens_.data() + phase_ + index_t{order_[static_cast<std::size_t>(row % windows_)]} * length_;
+    int const* const from = tokens_.data() + phase_ + index_t{order_[static_cast<std::size_t>(row % windows_)]} * stride_;
     std::copy_n(from, length_, token.data() + r * length_);
     std::copy_n(from + 1, length_, target.data() + r * length_);
   }

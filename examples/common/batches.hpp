@@ -11,10 +11,13 @@ using moe::index_t;
 
 /// Windows of `length` tokens and the target behind each, so that every epoch shows each token once, in an order and from a first place that Philox
 /// draws from (seed, epoch). What row number `row` of the whole training (counted over all steps) holds depends on seed and row alone.
+///
+/// Where a model looks at several rows together, one must not hold the target of another. `together` > 1 says that so many rows, counted from the first, are:
+/// they are of one epoch, and the windows of an epoch lie a token apart, the target of the last input, which is no input then.
 class training_windows {
  public:
-  /// Throws bad_argument if the tokens are too few for one window.
-  training_windows(std::vector<int> tokens, index_t length, std::uint64_t seed);
+  /// Throws bad_argument if the tokens are too few for one window, or for `together`.
+  training_windows(std::vector<int> tokens, index_t length, std::uint64_t seed, index_t together = 1);
   index_t size() const { return static_cast<index_t>(tokens_.size()); }
   index_t per_epoch() const { return windows_; }
   int last() const { return tokens_.back(); }
@@ -24,7 +27,7 @@ class training_windows {
  private:
   void shuffle(index_t epoch);
   std::vector<int> tokens_;
-  index_t length_, windows_, epoch_ = -1, phase_ = 0;
+  index_t length_, stride_, windows_, epoch_ = -1, phase_ = 0;
   std::uint64_t seed_;
   std::vector<std::uint32_t> order_;
 };

@@ -26,7 +26,7 @@ inline constexpr index_t decode_rows = 32;  ///< a prompt is read in pieces of t
 struct losses {
   double cross_entropy_sum = 0;  ///< nats
   index_t targets = 0;
-  double balance = 0, z = 0;
+  double balance = 0, z = 0, entropy = 0;
 };
 
 /// Choices of each expert of each layer before capacity, and those it had no room for.
@@ -73,6 +73,8 @@ class engine {
   virtual index_t vocab() const = 0;
   virtual index_t buffer_size() const = 0;  ///< elements of weights, of gradients, and of each moment; padding included
   virtual index_t active_parameters() const = 0;
+  /// Sequences of a batch that a pass looks at together, at the same position: a batch is a multiple of it. 1: every sequence by itself.
+  virtual index_t group_size() const { return 1; }
   virtual double flops_per_token(index_t length) const = 0;  ///< of training
   virtual std::vector<parameter_info> parameters() const = 0;
 

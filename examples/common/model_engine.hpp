@@ -16,6 +16,7 @@ class model_engine final : public memory_engine<Device, T> {
   index_t vocab() const override { return Model::vocab; }
   index_t buffer_size() const override { return Model::parameter_count; }
   index_t active_parameters() const override { return Model::active_parameters(); }
+  index_t group_size() const override { return Model::group_size; }
   double flops_per_token(index_t length) const override { return Model::flops_per_token(length); }
   std::vector<parameter_info> parameters() const override { return moe::nn::parameters_of<Model, space>(); }
 
@@ -91,7 +92,7 @@ class model_engine final : public memory_engine<Device, T> {
   }
   losses last_losses(space const& s) {
     auto const l = Model::losses_of(s, *activations_);
-    return {l.cross_entropy_sum, l.targets, l.balance, l.z};
+    return {l.cross_entropy_sum, l.targets, l.balance, l.z, l.entropy};
   }
 
   sequence_shape shape_;

@@ -24,9 +24,11 @@ evaluation evaluate(engine& model, sequence_shape n, evaluation_windows const& w
   evaluation e;
   auto const token = model.token(), target = model.target();
   double const start = now();
+  // Windows that follow each other are of different groups: the first input of one is the last target of the other.
+  index_t const group = model.group_size(), groups = (count + n.sequences - 1) / n.sequences * (n.sequences / group);
   for (index_t done = 0; done < count && !(stop && stop(done)); done += n.sequences) {
     for (index_t s = 0; s < n.sequences; ++s) {
-      index_t const window = done + s < count ? first + (done + s) * every : windows.count();
+      index_t const nth = (done + s) / group + (done + s) % group * groups, window = nth < count ? first + nth * every : windows.count();
       windows.fill(window, moe::vec(token.data() + s * n.length, n.length), moe::vec(target.data() + s * n.length, n.length));
     }
     losses const l = model.loss();

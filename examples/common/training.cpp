@@ -151,7 +151,7 @@ void training::load_text() {
   out_.print("tokens: " + thousands(static_cast<std::int64_t>(train.size())) + " to learn, " + thousands(static_cast<std::int64_t>(rest.size())) +
              " held out; vocabulary " + thousands(codec_->size()) + ", " + fixed(per_token, 2) + " bytes per token (" + duration_text(now() - start) +
              ")");
-  windows_ = std::make_unique<training_windows>(std::move(train), config_.length, config_.seed);
+  windows_ = std::make_unique<training_windows>(std::move(train), config_.length, config_.seed, model_.group_size() > 1 ? config_.batch : 1);
   held_out_ = std::make_unique<evaluation_windows>(std::move(rest), windows_->last(), config_.length);
 }
 

@@ -233,6 +233,27 @@ TEST_CASE("batches: an epoch shows every window once; a row depends on its numbe
   smallest.fill(5, moe::vec(token.data(), 10), moe::vec(target.data(), 10));
 }
 
+TEST_CASE("batches: rows that a model looks at together are of one epoch, and none holds the target of another") {
+  std::vector<int> text(1003);
+  for (int i = 0; i < 1003; ++i) text[static_cast<std::size_t>(i)] = i;
+  for (index_t const together : {2, 4, 8, 90, 91}) {
+    trainer::training_windows windows(text, 10, 5, together);
+    CHECK(windows.per_epoch() % together == 0);
+    CHECK(windows.per_epoch() >= std::min<index_t>(together, 80));
+    std::vector<int> token(static_cast<std::size_t>(10 * together)), target(token.size());
+    for (index_t batch = 0; batch < 3 * windows.per_epoch() / together; ++batch) {
+      windows.fill(batch * together, moe::vec(token.data(), 10 * together), moe::vec(target.data(), 10 * together));
+      std::vector<int> seen(1003);
+      for (std::size_t i = 0; i < token.size(); ++i) {
+        CHECK(target[i] == token[i] + 1);
+        CHECK(++seen[static_cast<std::size_t>(token[i])] == 1);
+        if (i % 10 == 9) CHECK(++seen[static_cast<std::size_t>(target[i])] == 1);
+      }
+    }
+  }
+  CHECK(test::contains(test::error_of([&] { trainer::training_windows(text, 10, 1, 92); }), "too few for a batch of 92 windows of 10"));
+}
+
 TEST_CASE("batches: evaluation predicts each token once, for any overlap") {
   for (index_t size : {1, 7, 8, 9, 50})
     for (index_t overlap : {0, 1, 7}) {
