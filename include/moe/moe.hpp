@@ -54,6 +54,7 @@
 #include <moe/nn/layer_norm.hpp>
 #include <moe/nn/linear.hpp>
 #include <moe/nn/mamba.hpp>
+#include <moe/nn/mixture_of_tokens_ffn.hpp>
 #include <moe/nn/moe_ffn.hpp>
 #include <moe/nn/parameter.hpp>
 #include <moe/nn/residual.hpp>
