@@ -102,3 +102,12 @@ TEST_CASE_TEMPLATE("fill_multiples: every element of a vector, nothing beside it
     }
   });
 }
+
+TEST_CASE("add: whole numbers beyond what a double holds") {
+  for_each_execution([](space const& s, int) {
+    array<index_t> x(2, 5), y(2, 5);
+    for (index_t i = 0; i < 10; ++i) x(i / 5, i % 5) = (index_t{1} << 60) + i, y(i / 5, i % 5) = 3 * i;
+    moe::add<index_t>(s, x.mat(), y.mat());
+    for (index_t i = 0; i < 10; ++i) CHECK(y(i / 5, i % 5) == (index_t{1} << 60) + 4 * i);
+  });
+}

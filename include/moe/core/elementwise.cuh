@@ -35,8 +35,12 @@ struct add_element {
   tensor<T const, dyn, dyn> x;
   tensor<T, dyn, dyn> to;
   __device__ void operator()(index_t r, index_t c) const {
-    using A = accumulator<T>;
-    to(r, c) = T(static_cast<A>(to(r, c)) + static_cast<A>(x(r, c)));
+    if constexpr (std::is_integral_v<T>) {
+      to(r, c) += x(r, c);
+    } else {
+      using A = accumulator<T>;
+      to(r, c) = T(static_cast<A>(to(r, c)) + static_cast<A>(x(r, c)));
+    }
   }
 };
 }  // namespace detail

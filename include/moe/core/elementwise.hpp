@@ -75,16 +75,20 @@ void copy(cpu const& space, in<T, dyn, dyn> from, tensor<T, R, C> const& to) {
   parallel_for(space, to.rows(), static_cast<double>(columns), [&](index_t r) { std::copy_n(from.row(r), columns, to.row(r)); });
 }
 
-/// to[r, c] += x[r, c], in accumulator<T>, rounded to T once; x may be the very same view.
+/// to[r, c] += x[r, c], in accumulator<T>, rounded to T once, or in whole numbers; x may be the very same view.
 template <class T, index_t R, index_t C>
 void add(cpu const& space, in<T, dyn, dyn> x, tensor<T, R, C> const& to) {
-  using V = simd<accumulator<T>>;
   index_t const columns = to.template extent<1>();
   detail::check_matrix("add", "x", x, to.rows(), columns);
   parallel_for(space, to.rows(), static_cast<double>(columns), [&](index_t r) {
     T const* from = x.row(r);
     T* y = to.row(r);
-    for (index_t c = 0; c < columns; c += V::width) (V::load(y + c, columns - c) + V::load(from + c, columns - c)).store(y + c, columns - c);
+    if constexpr (std::is_integral_v<T>) {
+      for (index_t c = 0; c < columns; ++c) y[c] += from[c];
+    } else {
+      using V = simd<accumulator<T>>;
+      for (index_t c = 0; c < columns; c += V::width) (V::load(y + c, columns - c) + V::load(from + c, columns - c)).store(y + c, columns - c);
+    }
   });
 }
 
