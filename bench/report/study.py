@@ -77,6 +77,14 @@ def smoothed(points, length):
     return curve
 
 
+def band_of(curves, scale=1.0, most=200):
+    """(x, mean, lowest, highest) of curves with the same steps, about `most` of these; the last is kept."""
+    columns = list(zip(*curves))
+    every = max(1, len(columns) // most)
+    kept = [c for i, c in enumerate(columns) if (len(columns) - 1 - i) % every == 0]
+    return [(c[0][0] * scale, statistics.mean(v for _, v in c), min(v for _, v in c), max(v for _, v in c)) for c in kept]
+
+
 def counts_of(dry_run):
     """{name: number} of the rows "  name   1,234  note" that are whole numbers; of equal names (two rows are "all") the first."""
     counts = {}
@@ -86,9 +94,16 @@ def counts_of(dry_run):
 
 
 def comparison(one, values, other, others, digits=4):
-    """One sentence: whether the ranges of two models are apart."""
+    """A few words: whether the ranges of two models, as they are printed, are apart."""
+    values, others = ([round(v, digits) for v in list_] for list_ in (values, others))
     relation = "below" if below(values, others) else "above" if below(others, values) else "not apart from"
-    return f"{one} ({range_text(values, digits)}) is {relation} {other} ({range_text(others, digits)})"
+    return f"{one} ({range_text(values, digits)}) {relation} {other} ({range_text(others, digits)})"
+
+
+def verdict(claim, one, values, other, others, digits=4):
+    """A line of the page: shown if each value lies below each of the others."""
+    text = comparison(one, values, other, others, digits)
+    return f"- {claim}: {'**shown**' if ') below ' in text else '**not shown**'}: {text}\n"
 
 
 class Study:
@@ -139,6 +154,8 @@ class Study:
             subprocess.run(["cmake", "--preset", "release", "-B", self.options.build], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         if subprocess.run(["cmake", "--build", self.options.build, "-j", str(self.options.jobs), "--target", *self.arms], cwd=ROOT).returncode != 0:
             sys.exit(f"{self.name}: the build failed")
+        for arm in self.arms:
+            self.count(arm)
 
     def bytes_for(self, bytes_per_token):
         """Of a text of which no run sees a token twice; the trainer holds out the last tenth."""
@@ -229,11 +246,9 @@ class Study:
                 if len(self.running) < self.options.jobs and run not in self.running and self.held_out(run) is None:
                     self.start(run)
             if not self.running:
-                break
-            time.sleep(0.2)
+                return
+            time.sleep(0.1)
             self.collect()
-        self.after_training()
-        self.tidy()
 
     # Speed, all models within one window, in turn
 
@@ -251,13 +266,18 @@ class Study:
         (self.folder / "speed.json").write_text(json.dumps({"tokens_per_second": medians, "date": datetime.date.today().isoformat(), "processor": processor(),
                                                             "rounds": self.options.rounds}, indent=1) + "\n")
 
-    def dry_run(self, arm):
-        """What the trainer counts: {"parameters": .., "router": .., "FLOPs per token": ..} and the rest of its --dry-run. Kept: a page needs no programs."""
+    def count(self, arm):
+        """Keeps what the trainer counts of a model, for pages; runs of a model that has changed since are not mixed with new ones."""
         file = self.folder / f"{arm}.dry_run.txt"
-        if not file.exists():
-            command = [self.bin / arm, "train", "--dry-run", "--batch", self.options.batch, "--length", self.options.length]
-            file.write_text(subprocess.run([str(c) for c in command], cwd=ROOT, check=True, capture_output=True, text=True).stdout)
-        return counts_of(file.read_text())
+        command = [self.bin / arm, "train", "--dry-run", "--batch", self.options.batch, "--length", self.options.length]
+        now = subprocess.run([str(c) for c in command], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        if file.exists() and counts_of(file.read_text()) != counts_of(now):
+            sys.exit(f"{self.name}: {arm} is another model than that of the runs in {self.folder}; remove that folder")
+        file.write_text(now)
+
+    def dry_run(self, arm):
+        """{"router": .., "active per token": .., "FLOPs per token": ..}: what count() has kept."""
+        return counts_of((self.folder / f"{arm}.dry_run.txt").read_text())
 
     def small_text(self):
         """The first 400 KB: a tokenizer and windows for a few steps."""
@@ -358,10 +378,7 @@ class Page:
         return text + "\n", reached
 
     def band(self, arm, curve_of, scale):
-        columns = list(zip(*[curve_of(run) for run in self.runs(arm)]))
-        every = max(1, len(columns) // 200)
-        kept = [c for i, c in enumerate(columns) if (len(columns) - 1 - i) % every == 0]
-        return [(c[0][0] * scale, statistics.mean(v for _, v in c), min(v for _, v in c), max(v for _, v in c)) for c in kept]
+        return band_of([curve_of(run) for run in self.runs(arm)], scale)
 
     def curve_chart(self, file, title, label, curve_of, scale):
         """scale: of the steps, by arm. What the loss falls from in the first eighth is cut off."""
@@ -431,6 +448,8 @@ def run(study, page):
         if not study.options.report:
             study.prepare()
             study.train()
+            study.after_training()
+            study.tidy()
             if study.options.speed or not (study.folder / "speed.json").exists():
                 study.measure_speed()
     except KeyboardInterrupt:
