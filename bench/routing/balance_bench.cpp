@@ -21,9 +21,9 @@ struct load {
 
 void forward(benchmark::State& state) {
   load b(state);
-  double losses[2];
+  double losses[3];
   bench::run(state, b.cost(1), [&] {
-    balance_losses<float>(bench::space(), b.logits, b.counts, 2, {}, view<2>(losses, 2), b.scratch);
+    balance_losses<float>(bench::space(), b.logits, b.counts, 2, {}, view<3>(losses, 3), b.scratch);
     benchmark::DoNotOptimize(losses);
   });
 }

@@ -155,9 +155,9 @@ void balance() {
   index_t const count[] = {31, 0, 1, 69, rows - 101};
   std::copy_n(count, experts, counts.data());
   balance_config const config{.balance = 50, .z = 20};  // so that the gradient is not lost in what it is added to
-  double losses[2];
-  balance_losses<float>(space, logits, counts, 2, config, view<2>(losses, 2), o.scratch);
-  print("balance_losses", losses[0], losses[1]);
+  double losses[3];
+  balance_losses<float>(space, logits, counts, 2, config, view<3>(losses, 3), o.scratch);
+  print("balance_losses", losses[0], losses[1], losses[2]);
   balance_losses_backward(space, logits, counts, 2, config, 0.7f, d_logits, o.scratch);
   print("balance_losses_backward", d_logits);
 }

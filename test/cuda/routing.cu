@@ -7,7 +7,7 @@ using namespace moe;
 
 template <class T>
 void all(cuda const& space, tensor<T, dyn, dyn> x, tensor<int, dyn, 2> expert, tensor<T, dyn, 2> weight, vector_view<index_t> counts,
-         tensor<double, 2> losses, arena& scratch) {
+         tensor<double, 3> losses, arena& scratch) {
   topk(space, x, weight, expert);
   topk<topk_config{.k = 8, .renormalise = false}>(space, x, tensor<T, dyn, 8>(), tensor<int, dyn, 8>());
   topk_backward(space, x, weight, expert, weight, x);
@@ -18,7 +18,7 @@ void all(cuda const& space, tensor<T, dyn, dyn> x, tensor<int, dyn, 2> expert, t
 }
 }  // namespace
 
-void instantiate(tensor<double, 2> losses, arena& scratch) {
+void instantiate(tensor<double, 3> losses, arena& scratch) {
   all<float>({}, {}, {}, {}, {}, losses, scratch);
   all<double>({}, {}, {}, {}, {}, losses, scratch);
   all<bf16>({}, {}, {}, {}, {}, losses, scratch);

@@ -93,8 +93,8 @@ TEST_CASE("balance: twice the coefficient where one of two experts takes all, no
                               moe::balance_losses_backward_scratch_bytes<float>(moe::cpu{}, 2)));
   moe::arena scratch(memory);
   auto const x = moe::mat(logits.data(), 4, 2);
-  double losses[2];  // balance, z
-  moe::balance_losses<float>(moe::cpu{}, x, moe::vec(all_to_one.data(), 2), /*k=*/1, {.balance = 0.01, .z = 0.001}, moe::view<2>(losses, 2), scratch);
+  double losses[3];  // balance, z, entropy
+  moe::balance_losses<float>(moe::cpu{}, x, moe::vec(all_to_one.data(), 2), /*k=*/1, {.balance = 0.01, .z = 0.001}, moe::view<3>(losses, 3), scratch);
   CHECK(losses[0] == Approx(0.02));
   CHECK(losses[1] == Approx(0.4));  // logsumexp is 20
   moe::balance_losses_backward<float>(moe::cpu{}, x, moe::vec(even.data(), 2), 1, {.balance = 0.01, .z = 0}, /*scale=*/1,

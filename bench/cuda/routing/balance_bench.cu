@@ -36,24 +36,26 @@ struct router_state {
 void losses(bench::run& r) {
   router_state const s(r);
   moe::balance_config const config;
-  auto const result = moe::view<2>(r.empty<double>(1, 2).data(), 2);
+  auto const result = moe::view<3>(r.empty<double>(1, 3).data(), 3);
   auto scratch = r.scratch(moe::balance_losses_scratch_bytes<float>(r.space, s.tokens, s.experts));
   auto const f = [&](moe::cuda const& space) {
     moe::balance_losses<float>(space, s.logits, s.device_counts, static_cast<int>(s.k), config, result, scratch);
   };
   r.first(f);
   auto const x = r.host(s.logits.data(), s.logits.size());
-  double balance = 0, z = 0;
+  double balance = 0, z = 0, entropy = 0;
   for (std::size_t t = 0; t < static_cast<std::size_t>(s.tokens); ++t) {
     softmax const row(x.data() + t * s.counts.size(), s.counts.size());
     for (std::size_t e = 0; e < s.counts.size(); ++e) balance += static_cast<double>(s.counts[e]) * row.p[e];
     z += row.lse * row.lse;
+    for (double const p : row.p) entropy -= p > 0 ? p * std::log(p) : 0;
   }
   double const n = static_cast<double>(s.tokens);
-  auto const got = r.host(result.data(), 2);
+  auto const got = r.host(result.data(), 3);
   bench::error e;
   e.add(got[0], config.balance * static_cast<double>(s.experts) / (static_cast<double>(s.k) * n * n) * balance);
   e.add(got[1], config.z / n * z);
+  e.add(got[2], entropy / n);
   r.check(e);
   r.time({.bytes = 4.0 * static_cast<double>(s.logits.size())}, f);
 }

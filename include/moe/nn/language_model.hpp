@@ -91,11 +91,12 @@ struct language_model {
     return next_rows_bytes<T>(space, n.tokens(), detail::extend_group_scratch_bytes<Body, T>(space, n, capacity));
   }
 
-  /// Sums over the batch; `cross_entropy_sum` in nats over the `targets` that are not negative; balance and z summed over the mixture-of-experts layers.
+  /// Sums over the batch; `cross_entropy_sum` in nats over the `targets` that are not negative; balance and z summed over the mixture-of-experts layers,
+  /// `entropy` of their routers' softmax in nats the mean over layers and tokens.
   struct losses {
     double cross_entropy_sum = 0;
     index_t targets = 0;
-    double balance = 0, z = 0;
+    double balance = 0, z = 0, entropy = 0;
   };
 
   /// One forward pass. target[t] is the token after token[t]; a negative one is ignored. losses_of fetches the result.
@@ -127,16 +128,17 @@ struct language_model {
   static losses losses_of(S const& space, activations<T>& a) {
     std::size_t routers = 0, i = 2;
     for_each_router(a, [&](auto const&) { ++routers; });
-    std::vector<double> pairs(2 + 2 * routers);
-    auto const fetch = [&](vector_view<double> from, std::size_t to) {
-      moe::detail::check_vector("language_model", "losses of the activations", from, 2);
-      copy(space, pairs.data() + to, static_cast<double const*>(from.data()), 2);
+    std::vector<double> fetched(2 + 3 * routers);
+    auto const fetch = [&](vector_view<double> from, std::size_t to, index_t n) {
+      moe::detail::check_vector("language_model", "losses of the activations", from, n);
+      copy(space, fetched.data() + to, static_cast<double const*>(from.data()), static_cast<std::size_t>(n));
     };
-    fetch(a.loss, 0);
-    for_each_router(a, [&](auto const& routed) { fetch(routed.losses, i), i += 2; });
+    fetch(a.loss, 0, 2);
+    for_each_router(a, [&](auto const& routed) { fetch(routed.losses, i, 3), i += 3; });
     space.wait();
-    losses l{.cross_entropy_sum = pairs[0], .targets = static_cast<index_t>(pairs[1])};
-    for (i = 2; i < pairs.size(); i += 2) l.balance += pairs[i], l.z += pairs[i + 1];
+    losses l{.cross_entropy_sum = fetched[0], .targets = static_cast<index_t>(fetched[1])};
+    for (i = 2; i < fetched.size(); i += 3)
+      l.balance += fetched[i], l.z += fetched[i + 1], l.entropy += fetched[i + 2] / static_cast<double>(routers);
     return l;
   }
 

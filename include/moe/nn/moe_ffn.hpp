@@ -18,7 +18,7 @@ struct moe_ffn_config {
   activation_kind activation = activation_kind::swiglu;
   int shared_experts = 0;      ///< of width d_ff / G, used by every token
   double capacity_factor = 0;  ///< an expert takes at most ceil(factor * k * tokens / experts) choices, in order; 0: all (dropless)
-  balance_config losses = {};  ///< coefficients of the balance loss and of the z-loss
+  balance_config losses = {};  ///< coefficients of the balance loss, of the batch or per sequence, and of the z-loss; its scores are the router's
   double output_gain = 1;      ///< multiplies the initial standard deviation of the output weights, 1 / sqrt(width)
 };
 
@@ -44,6 +44,7 @@ struct moe_ffn : layer_base {
   static constexpr index_t group_size = Router::group_size;
   static constexpr balance_config losses = [] {
     balance_config c = C.losses;
+    c.score = Router::score;
     if (Router::balanced) c.balance = 0;
     return c;
   }();

@@ -20,7 +20,7 @@ struct routing_result {
   tensor<A, dyn, k> weight;            ///< [tokens, k]
   tensor<int, dyn, k> expert;          ///< [tokens, k]; -1: no choice
   dispatch_plan plan;                  ///< rows of the experts
-  vector_view<double> losses;          ///< [2]  balance, z
+  vector_view<double> losses;          ///< [3]  balance, z, entropy
   vector_view<index_t> load;           ///< [experts] choices since the selection bias was updated; null without one
   std::optional<random_stream> noise;  ///< of the passes to come, for a router with jitter; none: no jitter
   sequence_shape shape;
@@ -28,7 +28,7 @@ struct routing_result {
   template <class S>
   routing_result(S const& space, arena& a, sequence_shape n)
       : logits(a.mat<A>(n.tokens(), Experts)), weight(a.mat<A, k>(n.tokens())), expert(a.mat<int, k>(n.tokens())),
-        plan(dispatch_plan::take(a, n.tokens(), k, Experts)), losses(a.vec<double>(2)), shape(n) {
+        plan(dispatch_plan::take(a, n.tokens(), k, Experts)), losses(a.vec<double>(3)), shape(n) {
     if constexpr (Router::has_bias) {
       load = a.vec<index_t>(Experts);
       if (load.data() != nullptr) fill(space, load, 0);
@@ -70,8 +70,8 @@ struct router_stage {
       if constexpr (jitters) a.mat<T>(tokens, D), a.mat<T>(tokens, D);
     });
     return own + std::max({linear_scratch_bytes<T, layout::product>(space, tokens, Experts, D), Router::template scratch_bytes<A>(space, n, Experts),
-                           make_dispatch_scratch_bytes(space, tokens, Experts), balance_losses_scratch_bytes<A>(space, tokens, Experts),
-                           balance_losses_backward_scratch_bytes<A>(space, Experts)});
+                           make_dispatch_scratch_bytes(space, tokens, Experts), balance_losses_scratch_bytes<A>(space, n, Experts),
+                           balance_losses_backward_scratch_bytes<A>(space, n, Experts)});
   }
 
   /// Fills all of r but the losses; an expert takes `limit` choices at most, 0: all of them.
@@ -96,7 +96,7 @@ struct router_stage {
 
   template <class S, class T>
   static void compute_losses(S const& space, balance_config config, result<T>& r, arena& scratch) {
-    balance_losses<accumulator<T>>(space, r.logits, r.plan.counts, Router::k, config, r.losses, scratch);
+    balance_losses<accumulator<T>>(space, r.logits, r.plan.counts, Router::k, config, r.losses, scratch, {r.expert, r.shape});
   }
 
   /// d_x += what reaches the tokens through the choice of experts; g += the gradient of the router's weight. The load is counted.
@@ -107,7 +107,7 @@ struct router_stage {
     arena::scope const scope(scratch);
     auto const d_logits = scratch.mat<A>(x.rows(), Experts);
     Router::backward(space, router_input<A>{r.logits, biases<T>(space, bias, scratch), r.shape}, r.weight, r.expert, d_weight, d_logits, scratch);
-    balance_losses_backward(space, r.logits, r.plan.counts, Router::k, config, A(scale), d_logits, scratch);
+    balance_losses_backward(space, r.logits, r.plan.counts, Router::k, config, A(scale), d_logits, scratch, {r.expert, r.shape});
     if constexpr (Router::has_bias) add_load(space, r.plan.counts, r.load);
     matrix_view<T> rounded;
     if constexpr (std::is_same_v<A, T>) rounded = d_logits;
