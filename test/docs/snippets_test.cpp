@@ -16,6 +16,7 @@
 #include <moe/nn/ffn.hpp>
 #include <moe/nn/hidden_backward.hpp>
 #include <moe/nn/layer_norm.hpp>
+#include <moe/nn/moe_ffn.hpp>
 #include <moe/nn/rms_norm.hpp>
 #include <moe/optim/adamw.hpp>
 #include <moe/optim/clip.hpp>
@@ -83,6 +84,63 @@ TEST_CASE("topk: the two largest of four logits, the lower index first among equ
   // [/topk]
   CHECK(weight[1] == 0.5f);
   CHECK(weight[3] == Approx(1 / (1 + std::exp(2.0))));
+}
+
+TEST_CASE("router: one of your own, in a layer") {
+  // [router]
+  // One expert a token, weighed by the sigmoid of its logit.
+  struct sigmoid_top1 : moe::token_choice<1> {
+    static void forward(moe::cpu const& space, moe::router_input<float> const& input, moe::tensor<float, moe::dyn, 1> weight,
+                        moe::tensor<int, moe::dyn, 1> expert, moe::arena& /*scratch*/) {
+      moe::index_t const experts = input.logits.extent<1>();
+      moe::parallel_for(space, input.logits.rows(), static_cast<double>(experts), [&](moe::index_t t) {
+        float const *const row = input.logits.row(t), *const best = std::max_element(row, row + experts);
+        expert(t, 0) = static_cast<int>(best - row);
+        weight(t, 0) = 1 / (1 + std::exp(-*best));
+      });
+    }
+    static void backward(moe::cpu const& space, moe::router_input<float> const& /*input*/, moe::in<float, moe::dyn, 1> weight,
+                         moe::in<int, moe::dyn, 1> expert, moe::in<float, moe::dyn, 1> d_weight, moe::matrix_view<float> d_logits,
+                         moe::arena& /*scratch*/) {
+      moe::fill(space, d_logits, 0);
+      for (moe::index_t t = 0; t < d_logits.rows(); ++t) d_logits(t, expert(t, 0)) = d_weight(t, 0) * weight(t, 0) * (1 - weight(t, 0));
+    }
+  };
+  static_assert(moe::router<sigmoid_top1, moe::cpu, float>);
+  using layer = moe::nn::moe_ffn<moe::nn::moe_ffn_config{.d_model = 16, .d_ff = 32, .experts = 8}, sigmoid_top1>;
+  // [/router]
+  moe::nn::sequence_shape const n{2, 9};
+  std::vector<float> w(layer::parameter_count), g(w.size()), x(18 * 16), y(x.size()), d_x(x.size());
+  moe::nn::initialise<layer>(w.data(), 1);
+  moe::random_stream const random{.seed = 2};
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(random.normal(i));
+  moe::arena measure;
+  layer::activations<float>(moe::cpu{}, measure, n);
+  moe::buffer kept(measure.peak()), memory(layer::scratch_bytes<float>(moe::cpu{}, n));
+  moe::arena a(kept), scratch(memory);
+  layer::activations<float> activations(moe::cpu{}, a, n);
+  auto const loss = [&] {
+    layer::forward(moe::cpu{}, static_cast<float const*>(w.data()), moe::mat(static_cast<float const*>(x.data()), 18, 16), moe::mat(y.data(), 18, 16), n,
+                   activations, scratch);
+    double sum = 0;
+    for (std::size_t i = 0; i < y.size(); ++i) sum += static_cast<double>(y[i]) * (i % 3 == 0 ? 1 : -0.5);
+    return sum;
+  };
+  std::vector<float> d_y(x.size());
+  for (std::size_t i = 0; i < d_y.size(); ++i) d_y[i] = i % 3 == 0 ? 1.0f : -0.5f;
+  (void)loss();
+  layer::backward(moe::cpu{}, static_cast<float const*>(w.data()), g.data(), moe::mat(static_cast<float const*>(d_y.data()), 18, 16),
+                  moe::mat(d_x.data(), 18, 16), n, activations, 0.0, scratch);
+  double expected = 0;  // the derivative along a direction in the router's weights
+  for (std::size_t i = 0; i < 8 * 16; ++i) expected += static_cast<double>(g[i]) * std::sin(static_cast<double>(i));
+  auto const moved = [&](float by) {
+    for (std::size_t i = 0; i < 8 * 16; ++i) w[i] += by * static_cast<float>(std::sin(static_cast<double>(i)));
+  };
+  moved(1e-3f);
+  double const above = loss();
+  moved(-2e-3f);
+  CHECK((above - loss()) / 2e-3 == Approx(expected).epsilon(0.02));
+  CHECK(std::abs(expected) > 1e-3);
 }
 
 TEST_CASE("balance: twice the coefficient where one of two experts takes all, no gradient where the load is even") {

@@ -14,6 +14,7 @@ namespace moe::inline MOE_ISA::nn {
 /// The result of routing a batch: everything that experts, losses, reports and backward ask about it.
 template <class Router, index_t Experts, class T>
 struct routing_result {
+  using router = Router;
   using A = accumulator<T>;  // logits and what is made of them are never rounded to bf16
   static constexpr int k = Router::k;
   matrix_view<A> logits;               ///< [tokens, experts]
@@ -108,7 +109,7 @@ struct router_stage {
     auto const d_logits = scratch.mat<A>(x.rows(), Experts);
     Router::backward(space, router_input<A>{r.logits, biases<T>(space, bias, scratch), r.shape}, r.weight, r.expert, d_weight, d_logits, scratch);
     balance_losses_backward(space, r.logits, r.plan.counts, Router::k, config, A(scale), d_logits, scratch, {r.expert, r.shape});
-    if constexpr (Router::has_bias) add_load(space, r.plan.counts, r.load);
+    if constexpr (Router::has_bias) add<index_t>(space, as_row(r.plan.counts), as_row(r.load));
     matrix_view<T> rounded;
     if constexpr (std::is_same_v<A, T>) rounded = d_logits;
     else rounded = scratch.mat<T>(x.rows(), Experts), convert<A>(space, d_logits, rounded);
@@ -124,6 +125,10 @@ struct router_stage {
   }
 
  private:
+  template <class E>
+  static matrix_view<E> as_row(vector_view<E> v) {
+    return matrix_view<E>(v.data(), 1, v.size());
+  }
   template <class S, class T>
   static matrix_view<T const> input_of(S const& space, matrix_view<T const> x, result<T> const& r, arena& scratch) {
     if constexpr (jitters) {
@@ -143,7 +148,7 @@ struct router_stage {
       else return {};
     } else {
       auto const wide = scratch.vec<accumulator<T>>(Experts);
-      convert<T>(space, matrix_view<T const>(bias.data(), 1, Experts), matrix_view<accumulator<T>>(wide.data(), 1, Experts));
+      convert<T>(space, as_row(bias), as_row(wide));
       return wide;
     }
   }
