@@ -102,8 +102,9 @@ void balance_losses_backward(cuda const& space, in<T, dyn, dyn> logits, in<index
   }
   if (sigmoid && config.balance != 0) for_each_row(name, space, tokens, detail::sigmoid_gradient<A, T>{logits, excess, shape.length, d_logits});
   if (!sigmoid || config.z != 0)
-    for_each_row(name, space, tokens,
-                 detail::softmax_gradient<A, T>{logits, sigmoid ? matrix_view<A>() : excess, shape.length, d_logits, static_cast<A>(factor.shift)});
+    for_each_row(
+        name, space, tokens,
+        detail::softmax_balance_gradient<A, T>{logits, sigmoid ? matrix_view<A>() : excess, shape.length, d_logits, static_cast<A>(factor.shift)});
 }
 
 }  // namespace moe::inline MOE_ISA

@@ -8,6 +8,8 @@
 
 namespace moe::inline MOE_ISA::detail {
 
+template <class A>
+inline constexpr A lowest_number = std::numeric_limits<A>::lowest();  // a host function; the constant is not
 inline constexpr int balance_chunk = 64, balance_threads = 256, balance_ranges = 16;
 
 template <class A>
@@ -56,12 +58,11 @@ struct row_terms {
   double lse, entropy;
   template <class T>
   __device__ row_terms(T const* row, index_t experts, int lane) : top(warp_largest_logit<A>(row, experts, lane)) {
-    constexpr A lowest = std::numeric_limits<A>::lowest();
     A total = 0, exponents = 0;
     for (index_t e = lane; e < experts; e += lanes) {
       A const d = static_cast<A>(row[e]) - top, x = exp_scalar(d);
       total += x;
-      exponents = madd(x, d > lowest ? d : lowest, exponents);  // -infinity counts 0; a NaN is in x
+      exponents = madd(x, d > lowest_number<A> ? d : lowest_number<A>, exponents);  // -infinity counts 0; a NaN is in x
     }
     sum = warp_sum(total);
     exponents = warp_sum(exponents);
@@ -209,7 +210,7 @@ struct excess_of_expert {
 
 /// d_row[e] += p_e (excess[e] - sum_i p_i excess[i] + z lse), p the softmax of the row; excess is 0 where it is empty.
 template <class A, class T>
-struct softmax_gradient {
+struct softmax_balance_gradient {
   tensor<T const, dyn, dyn> logits;
   tensor<A const, dyn, dyn> excess;
   index_t length;  ///< tokens that share a row of excess
