@@ -19,6 +19,9 @@
 #include <moe/gemm/gemm.cuh>
 #include <moe/gemm/grouped_gemm.cuh>
 
+#include <moe/mix/group_softmax.cuh>
+#include <moe/mix/token_mixing.cuh>
+
 #include <moe/nn/activation.cuh>
 #include <moe/nn/attention_layer.cuh>
 #include <moe/nn/cross_entropy.cuh>
