@@ -86,11 +86,9 @@ def band_of(curves, scale=1.0, most=200):
 
 
 def counts_of(dry_run):
-    """{name: number} of the rows "  name   1,234  note" that are whole numbers; of equal names (two rows are "all") the first."""
-    counts = {}
-    for name, value in re.findall(r"^  (\S.*?) {2,}([0-9,]+)(?:  |$)", dry_run, re.MULTILINE):
-        counts.setdefault(name, int(value.replace(",", "")))
-    return counts
+    """{name: number} of the rows "  name   1,234  note" whose number is a whole one without a unit."""
+    rows = re.findall(r"^  (\S.*?) {2,}([0-9,]+)(?:  |$)", dry_run, re.MULTILINE)
+    return {name: int(value.replace(",", "")) for name, value in rows}
 
 
 def comparison(one, values, other, others, digits=4):
@@ -277,7 +275,10 @@ class Study:
 
     def dry_run(self, arm):
         """{"router": .., "active per token": .., "FLOPs per token": ..}: what count() has kept."""
-        return counts_of((self.folder / f"{arm}.dry_run.txt").read_text())
+        return counts_of(self.counted(arm))
+
+    def counted(self, arm):
+        return (self.folder / f"{arm}.dry_run.txt").read_text()
 
     def small_text(self):
         """The first 400 KB: a tokenizer and windows for a few steps."""
@@ -337,6 +338,11 @@ class Page:
         """Parameters, and those that are active, as the trainer writes them."""
         log = self.study.log(self.study.grid(arm)[0])
         return re.search(r"^model: \S+, ([0-9,]+) parameters, ([0-9,]+) active", log, re.MULTILINE).groups()
+
+    def router_rate(self, arm):
+        """Of the rates of the grid, what a router has."""
+        found = re.search(r"^  router .* learning rate (\S+) at the peak, where --lr is (\S+)$", self.study.counted(arm), re.MULTILINE)
+        return float(found[1]) / float(found[2]) if found else 1.0
 
     def vocabulary(self):
         """Entries, and bytes per token."""

@@ -147,8 +147,9 @@ def curves(title, x_label, y_label, series, y_range=None):
     return canvas.finish()
 
 
-def points(title, x_label, y_label, series):
-    """series: [(name, [(label, x, mean, low, high)])]: a dot at each mean with its range, joined in the order given. The axes begin near the points."""
+def points(title, x_label, y_label, series, x_ticks=None):
+    """series: [(name, [(label, x, mean, low, high)])]: a dot at each mean with its range, joined in the order given. The axes begin near the points.
+    x_ticks: [(x, text)], where the axis is not one of round numbers."""
     all_points = [p for _, list_ in series for p in list_]
     x_low, x_high = (f(p[1] for p in all_points) for f in (min, max))
     y_low, y_high = min(p[3] for p in all_points), max(p[4] for p in all_points)
@@ -162,9 +163,9 @@ def points(title, x_label, y_label, series):
     def y_of(value):
         return top + height * (1 - (value - y_low) / (y_high - y_low))
     canvas.text(left, 26, title, 15, weight="bold")
-    for value in round_ticks(x_low, x_high, 8):
+    for value, text in x_ticks or [(value, number(value)) for value in round_ticks(x_low, x_high, 8)]:
         canvas.line(x_of(value), top, x_of(value), top + height)
-        canvas.text(x_of(value), top + height + 18, number(value), 11, "middle")
+        canvas.text(x_of(value), top + height + 18, text, 11, "middle")
     for value in round_ticks(y_low, y_high, 8):
         canvas.line(left, y_of(value), left + width, y_of(value))
         canvas.text(left - 8, y_of(value) + 4, number(value), 11, "end")

@@ -29,7 +29,7 @@ def write_load(file, arm, domain):
 
 def train(arm, o):
     if o.dry_run:
-        print(f"parameters\n  router                              {64 * 4 * (2 if arm.endswith('_16') else 1)}  learning rate 1 at the peak\n  all        99,999\nwork of training\n"
+        print(f"parameters\n  router                              {64 * 4 * (2 if arm.endswith('_16') else 1)}  learning rate 0.3 at the peak, where --lr is 1\n  all        99,999\nwork of training\n"
               f"  FLOPs per token              1,{len(arm):03d},000  forward and backward")
         return
     place = pathlib.Path(o.out)
@@ -45,7 +45,8 @@ def train(arm, o):
         rows.append("0,,,3.5,,,,,,,0,,0")
     for step in range(1, o.steps + 1):
         value = last + 2 * math.exp(-8 * step / o.steps)
-        rows.append(f"{step},1,{value:.5f},{value + 0.01:.5f},0.01,1,0,0,1,1,0,{1000 * len(arm)},{step}")
+        sample = f"{value + 0.01:.5f}" if step % 2 == 0 or step == o.steps else ""
+        rows.append(f"{step},1,{value:.5f},{sample},0.01,1,0,0,1,1,0,{1000 * len(arm)},{step}")
     (place / "log.csv").write_text("\n".join(rows) + "\n")
     (place / f"step_{o.steps}.json").write_text(f"{o.steps} {o.lr} {o.seed}")
     print(f"held-out bits per byte: {last + 0.01:.4f}")

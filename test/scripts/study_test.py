@@ -152,7 +152,9 @@ class EndToEnd(unittest.TestCase):
         page = self.path / "out" / f"{made.name}.md"
         self.assertNotRegex(page.read_text(), r"\bnan\b|\binf\b|None|\{")
         for chart in re.findall(r"\]\((\S+\.svg)\)", page.read_text()):
-            xml.fromstring((self.path / "out" / chart).read_text())
+            text = (self.path / "out" / chart).read_text()
+            xml.fromstring(text)
+            self.assertNotRegex(text, r"[\" ,](nan|inf)\b", chart)
         return page.read_text(), printed.getvalue()
 
     def of_tokens(self, *arguments):
@@ -170,6 +172,7 @@ class EndToEnd(unittest.TestCase):
         self.assertTrue(all("--steps 5 " in c and "--seed 100" in c for c in self.calls("--from")))
         self.assertEqual(len(self.calls("--steps 45")), 3)
         self.assertIn("**Shown at this scale**", page)
+        self.assertIn("a router that chooses has 0.3,", page)
         self.assertIn("| its weights as token choice, before a step | 40 | 3.5000 (3.5000 to 3.5000) |", page)
         self.assertRegex(page, r"the loss rises at the transition, on average by 1\.7\d+: \*\*shown\*\*")
         self.assertIn("better than token choice: **shown**", page)
@@ -186,6 +189,14 @@ class EndToEnd(unittest.TestCase):
         self.finish(mixture_of_tokens, made)
         self.assertEqual(len(self.calls("--resume")), 1)
         self.assertIn(f"--out {cut} ", self.calls("--resume")[0])
+
+    def test_curves_leave_out_what_was_not_measured(self):
+        made = self.of_tokens()
+        run = study.Run("mixture_of_tokens_moe", 4e-3, 1, "transition")
+        made.place(run).mkdir()
+        (made.place(run) / "log.csv").write_text("step,train [bits/byte],held-out sample [bits/byte]\n0,,3.5\n1,2.0,\n2,2.0,2.5\n")
+        self.assertEqual(made.training_curve(run), [(1, 2.0), (2, 2.0)])
+        self.assertEqual(made.held_out_curve(run), [(0, 3.5), (2, 2.5)])
 
     def test_changed_models_are_not_mixed(self):
         made = self.of_tokens()
