@@ -23,14 +23,23 @@ inline void check_mixing(char const* op, token_groups const& groups, char const*
   check_matrix(op, "mixed", mixed, elements(experts, groups.count()), d);
 }
 
-/// f(group, begin, end) for parts of [0, n) of each group: all of it where there are many groups, else parts of `part`.
+/// f(group, begin, end, another follows) for parts of [0, n) of each group. Where there are many groups, a part is all of it, and a thread takes
+/// neighbours: f may ask for the memory of the next group. Else parts of `part`.
 template <class F>
 void for_each_part(cpu const& space, index_t groups, index_t n, index_t part, double work, F const& f) {
-  index_t const size = groups >= 8 * thread_count(space) ? std::max<index_t>(n, 1) : part, parts = chunks(n, size);
-  parallel_for(space, groups * parts, work * static_cast<double>(std::min(n, size)), [&](index_t item) {
-    index_t const begin = item % parts * size;
-    f(item / parts, begin, std::min(n, begin + size));
-  });
+  index_t const many = 8 * thread_count(space);
+  if (groups < many) {
+    index_t const parts = chunks(n, part);
+    parallel_for(space, groups * parts, work * static_cast<double>(std::min(n, part)), [&](index_t item) {
+      index_t const begin = item % parts * part;
+      f(item / parts, begin, std::min(n, begin + part), false);
+    });
+  } else {
+    index_t const run = std::min<index_t>(groups / many, 16);
+    parallel_chunks(space, groups, run, work * static_cast<double>(n), [&](index_t, index_t begin, index_t end) {
+      for (index_t g = begin; g < end; ++g) f(g, 0, n, g + 1 < end);
+    });
+  }
 }
 }  // namespace detail
 
@@ -53,7 +62,7 @@ void mix_tokens(cpu const& space, in<T, dyn, dyn> x, in<accumulator<T>, dyn, dyn
   index_t const d = to.template extent<1>(), experts = weight.template extent<1>();
   bool const stream = detail::streams_rows(to);
   detail::for_each_part(
-      space, groups.count(), d, detail::mix_columns, static_cast<double>(2 * groups.size * experts), [&](index_t g, index_t c0, index_t c1) {
+      space, groups.count(), d, detail::mix_columns, static_cast<double>(2 * groups.size * experts), [&](index_t g, index_t c0, index_t c1, bool) {
         auto const w = detail::members_of(weight, groups, g);
         detail::group_product<T>{
             {w.data, w.stride, true}, detail::members_of(x, groups, g), detail::mixtures_of(to, groups, g), experts, groups.size, stream}
@@ -81,7 +90,7 @@ void redistribute_tokens(cpu const& space, in<T, dyn, dyn> mixed, in<accumulator
   index_t const d = to.template extent<1>(), experts = weight.template extent<1>();
   bool const stream = detail::streams_rows(to);
   detail::for_each_part(
-      space, groups.count(), d, detail::mix_columns, static_cast<double>(2 * groups.size * experts), [&](index_t g, index_t c0, index_t c1) {
+      space, groups.count(), d, detail::mix_columns, static_cast<double>(2 * groups.size * experts), [&](index_t g, index_t c0, index_t c1, bool) {
         auto const w = detail::members_of(weight, groups, g);
         detail::group_product<T>{
             {w.data, w.stride, false}, detail::mixtures_of(mixed, groups, g), detail::members_of(to, groups, g), groups.size, experts, stream}
@@ -111,11 +120,16 @@ void mixing_weight_gradient(cpu const& space, tensor<T, XR, XD> const& rows, in<
   matrix_view<A> const to = d_weight;
   detail::check_mixing("mixing_weight_gradient", groups, "rows", x, to, mixed);
   index_t const d = x.template extent<1>(), experts = to.template extent<1>();
+  index_t const blocks = detail::chunks(groups.size, detail::dot_rows) * detail::chunks(std::max<index_t>(experts, 1), detail::dot_columns);
   detail::for_each_part(
-      space, groups.count(), groups.size, detail::dot_members, static_cast<double>(2 * d * experts), [&](index_t g, index_t i0, index_t i1) {
+      space, groups.count(), groups.size, detail::dot_members, static_cast<double>(2 * d * experts),
+      [&](index_t g, index_t i0, index_t i1, bool another) {
+        index_t const next = another ? g + 1 : g;
+        detail::row_fetch<S> const soon{detail::members_of(x, groups, next), detail::mixtures_of(mixed, groups, next), groups.size,
+                                        another ? groups.size + experts : 0, detail::chunks(groups.size + experts, blocks)};
         detail::group_dots<S>{
             detail::members_of(x, groups, g), detail::mixtures_of(mixed, groups, g), detail::members_of(to, groups, g), experts, d, C.accumulate}
-            .run(i0, i1);
+            .run(i0, i1, soon);
       });
 }
 

@@ -97,26 +97,49 @@ inline constexpr index_t dot_depth = 2048 / static_cast<index_t>(sizeof(A));  //
 template <class A>
 inline constexpr index_t dot_stride = dot_depth<A> + 64 / static_cast<index_t>(sizeof(A));  ///< packed rows do not share a set of L1
 
-/// out[r][e] = <a[r], b[e]>: a chain per lane, then the tree of sum().
+/// Rows that the next group needs, one after the other: memory that arrives while this group is multiplied.
+template <class T>
+struct row_fetch {
+  spaced_rows<T const> x, y;
+  index_t members, rows, share, next = 0;  ///< share: rows per block of sums
+  T const* row(index_t i) const { return i < members ? x.row(i) : y.row(i - members); }
+};
+
+/// x, which the compiler would else load once for each of its uses: loads are what limits a block of sums.
 template <class A>
-MOE_NOINLINE void dot_block(index_t depth, A const* a, A const* b, A* out) {
+MOE_INLINE simd<A> in_register(simd<A> x) {
+#if defined(MOE_AVX512) && !defined(__CUDACC__)
+  asm("" : "+v"(x.v));
+#elif defined(__x86_64__) && !defined(__CUDACC__)
+  asm("" : "+x"(x.v));
+#endif
+  return x;
+}
+
+/// out[r * dot_experts + e] = <a[r], b[e]>: a chain per lane, then the tree of sum().
+template <class A, class T>
+MOE_NOINLINE void dot_block(index_t depth, A const* a, A const* b, A* out, T const* const (&soon)[4], int fetched) {
   using V = simd<A>;
   V sum[dot_rows * dot_columns];
   MOE_UNROLL(16)
   for (int i = 0; i < dot_rows * dot_columns; ++i) sum[i] = V::zero();
   for (index_t c = 0; c < depth; c += V::width) {
+    for (int i = 0; i < fetched; ++i) __builtin_prefetch(soon[i] + c, 0, 2);
     V x[dot_columns];
     MOE_UNROLL(4)
-    for (int e = 0; e < dot_columns; ++e) x[e] = V::load(b + e * dot_stride<A> + c);
+    for (int e = 0; e < dot_columns; ++e) x[e] = in_register(V::load(b + e * dot_stride<A> + c));
     MOE_UNROLL(4)
     for (int r = 0; r < dot_rows; ++r) {
-      V const y = V::load(a + r * dot_stride<A> + c);
+      V const y = in_register(V::load(a + r * dot_stride<A> + c));
       MOE_UNROLL(4)
       for (int e = 0; e < dot_columns; ++e) sum[r * dot_columns + e] = madd(y, x[e], sum[r * dot_columns + e]);
     }
   }
+  alignas(alignment) A sums[dot_rows * dot_columns];
   MOE_UNROLL(4)
-  for (int i = 0; i < dot_rows * dot_columns; i += V::width) sums_of<V::width / 2>(sum + i).store(out + i);
+  for (int i = 0; i < dot_rows * dot_columns; i += V::width) sums_of<V::width / 2>(sum + i).store(sums + i);
+  MOE_UNROLL(4)
+  for (int r = 0; r < dot_rows; ++r) std::memcpy(out + r * dot_experts, sums + r * dot_columns, dot_columns * sizeof(A));
 }
 
 /// Rows [first, first + rows) of x, columns [c, c + depth), as rows of dot_stride elements, zeros up to a whole vector and a multiple of `unit` rows.
@@ -139,25 +162,35 @@ struct group_dots {
   bool accumulate;
 
   /// Members [i0, i1).
-  void run(index_t i0, index_t i1) const {
+  void run(index_t i0, index_t i1, row_fetch<T> soon) const {
     alignas(alignment) A right[dot_experts * dot_stride<A>], left[dot_rows * dot_stride<A>];
     for (index_t e0 = 0; e0 < experts; e0 += dot_experts)
       for (index_t c = 0; c == 0 || c < columns; c += dot_depth<A>) {
         index_t const depth = std::min(dot_depth<A>, columns - c), n = std::min(dot_experts, experts - e0);
         pack_dot_rows(right, y, e0, n, dot_columns, c, depth);
         for (index_t i = i0; i < i1; i += dot_rows) {
-          index_t const rows = std::min<index_t>(dot_rows, i1 - i);
-          pack_dot_rows(left, x, i, rows, dot_rows, c, depth);
-          for (index_t e = 0; e < n; e += dot_columns) {
-            alignas(alignment) A block[dot_rows * dot_columns];
-            dot_block(depth, left, right + e * dot_stride<A>, block);
-            for (index_t r = 0; r < rows; ++r)
-              for (index_t j = 0; j < std::min<index_t>(dot_columns, n - e); ++j) {
-                A& to = out.row(i + r)[e0 + e + j];
-                to = accumulate || c > 0 ? to + block[r * dot_columns + j] : block[r * dot_columns + j];
-              }
-          }
+          pack_dot_rows(left, x, i, std::min<index_t>(dot_rows, i1 - i), dot_rows, c, depth);
+          sum_rows(left, right, i, std::min<index_t>(dot_rows, i1 - i), e0, n, c, depth, soon);
         }
+      }
+  }
+
+ private:
+  /// dot_rows members by n experts.
+  void sum_rows(A const* left, A const* right, index_t i, index_t rows, index_t e0, index_t n, index_t c, index_t depth, row_fetch<T>& soon) const {
+    using V = simd<A>;
+    alignas(alignment) A block[dot_rows * dot_experts];
+    for (index_t e = 0; e < n; e += dot_columns) {
+      T const* fetch[4];
+      int fetched = 0;
+      for (; fetched < std::min<index_t>(4, soon.share) && soon.next < soon.rows; ++fetched) fetch[fetched] = soon.row(soon.next++) + c;
+      dot_block(depth, left, right + e * dot_stride<A>, block + e, fetch, fetched);
+    }
+    for (index_t r = 0; r < rows; ++r)
+      for (index_t e = 0; e < n; e += V::width) {
+        A* const to = out.row(i + r) + e0 + e;
+        V const sum = V::load(block + r * dot_experts + e, n - e);
+        (accumulate || c > 0 ? V::load(to, n - e) + sum : sum).store(to, n - e);
       }
   }
 };
