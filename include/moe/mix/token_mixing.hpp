@@ -1,5 +1,6 @@
 #pragma once
 #include <moe/core/elementwise.hpp>
+#include <moe/mix/detail/group_dots.hpp>
 #include <moe/mix/detail/group_product.hpp>
 
 // What Mixture of Tokens does around its experts: each expert gets one weighted mean per group of tokens, and each token of the group gets the experts'

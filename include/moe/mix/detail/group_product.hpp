@@ -8,6 +8,75 @@ inline constexpr index_t mix_rows = 64;      ///< outputs of a group whose weigh
 inline constexpr index_t mix_steps = 64;     ///< inputs of a group that are summed in one pass
 inline constexpr index_t mix_columns = 128;  ///< columns whose sums wait for the next pass
 
+/// x, which the compiler would else load once for each of its uses: loads are what limits a block of sums.
+template <class A>
+MOE_INLINE simd<A> in_register(simd<A> x) {
+#if defined(MOE_AVX512) && !defined(__CUDACC__)
+  asm("" : "+v"(x.v));
+#elif defined(__x86_64__) && !defined(__CUDACC__)
+  asm("" : "+x"(x.v));
+#endif
+  return x;
+}
+
+/// multiply_full_block for rows of B that lie `from_stride` apart, and for the block that meets them first: they are left as A in `tile`, rows of
+/// panel_columns, on their way. Copying them beforehand took a quarter of a block's time.
+template <int Rows, class A, class T, class TC>
+MOE_NOINLINE void multiply_and_pack(index_t steps, A const* a, index_t a_step, T const* from, index_t from_stride, index_t ahead, A* tile, TC* c,
+                                    index_t c_stride, writing how) {
+  using V = simd<A>;
+  V sum[Rows][block_vectors];  // in registers only if every index is a constant
+  MOE_UNROLL(16)
+  for (int i = 0; i < Rows; ++i) MOE_UNROLL(4)
+  for (int j = 0; j < block_vectors; ++j) sum[i][j] = V::zero();
+  if (how == writing::add) {
+    TC* row = c;
+    MOE_UNROLL(16)
+    for (int i = 0; i < Rows; ++i) {
+      MOE_UNROLL(4)
+      for (int j = 0; j < block_vectors; ++j) sum[i][j] = V::load(row + j * V::width);
+      row = next_row(row, c_stride);
+    }
+  }
+  for (index_t k = 0; k < steps; ++k) {
+    V row[block_vectors];
+    MOE_UNROLL(4)
+    for (int j = 0; j < block_vectors; ++j) {
+      row[j] = in_register(V::load(from + j * V::width));
+      row[j].store(tile + j * V::width);
+      __builtin_prefetch(from + ahead + j * V::width, 0, 2);
+    }
+    MOE_UNROLL(16)
+    for (int i = 0; i < Rows; ++i) {
+      V const x = V::all(a[i]);
+      MOE_UNROLL(4)
+      for (int j = 0; j < block_vectors; ++j) sum[i][j] = madd(x, row[j], sum[i][j]);
+    }
+    a += a_step;
+    from += from_stride;
+    tile += panel_columns;
+  }
+  MOE_UNROLL(16)
+  for (int i = 0; i < Rows; ++i) {
+    MOE_UNROLL(4)
+    for (int j = 0; j < block_vectors; ++j) {
+      if constexpr (std::is_same_v<TC, A>) how == writing::stream ? stream(sum[i][j].v, c + j * V::width) : sum[i][j].store(c + j * V::width);
+      else sum[i][j].store(c + j * V::width);
+    }
+    c = next_row(c, c_stride);
+  }
+}
+/// All of a panel, for a number of rows known at run time, 1 <= rows <= block_rows.
+template <int Rows = block_rows, class A, class T, class TC>
+inline void multiply_and_pack_rows(index_t rows, index_t steps, A const* a, index_t a_step, T const* from, index_t from_stride, index_t ahead,
+                                   A* tile, TC* c, index_t c_stride, writing how) {
+  if constexpr (Rows >= 1) {
+    if (rows != Rows) return multiply_and_pack_rows<Rows - 1>(rows, steps, a, a_step, from, from_stride, ahead, tile, c, c_stride, how);
+    for (index_t j = 0; j < panel_columns; j += block_columns<A>)
+      multiply_and_pack<Rows>(steps, a, a_step, from + j, from_stride, ahead, tile + j, c + j, c_stride, how);
+  }
+}
+
 /// Few rows, far apart, each a weighted sum of few others, in one group:  to[m, c] = sum_k weight(m, k) from[k, c], one chain of madd in ascending k.
 /// Rows of a batch are often a power of two apart, where a cache holds only eight of one column: so a tile of columns is copied to where it fits, then
 /// used by all outputs.
@@ -55,143 +124,19 @@ struct group_product {
   template <class TC>
   void multiply(A const* packed, packed_rows_order const& order, index_t k0, index_t c0, index_t c1, spaced_rows<TC> const& c, writing how) const {
     alignas(alignment) A tile[mix_steps * panel_columns];
-    index_t const ahead = panel_columns * (1 + 1024 / (order.blocks.n * order.steps + 1));  // columns that arrive while these are multiplied
-    fetch_path const next{nullptr, from.stride * index_t{sizeof(T)}, 0};
+    even_parts const& blocks = order.blocks;
+    index_t const ahead = panel_columns * (1 + 1024 / (blocks.n * order.steps + 1));  // columns that arrive while these are multiplied
     for (index_t j = c0; j < c1; j += panel_columns) {
       index_t const columns = std::min(panel_columns, c1 - j);
-      pack_columns<step>(tile, operand<T>{from.data, from.stride, false}, j, columns, k0, order.steps);
-      for (index_t b = 0; b < order.blocks.count; ++b) {
-        fetch_path const path = b > 0 ? fetch_path::nothing(tile) : fetch_path{reinterpret_cast<char const*>(from.row(k0) + j + ahead), next.step, 0};
-        multiply_rows<step>(order.blocks.size(b), order.steps, packed + order.place(b), order.step(b), tile, c.row(order.blocks.begin(b)) + j,
-                            c.stride, columns, how, path);
-      }
+      bool const whole = columns == panel_columns;
+      if (whole)
+        multiply_and_pack_rows(blocks.size(0), order.steps, packed + order.place(0), order.step(0), from.row(k0) + j, from.stride, ahead, tile,
+                               c.row(0) + j, c.stride, how);
+      else pack_columns<step>(tile, operand<T>{from.data, from.stride, false}, j, columns, k0, order.steps);
+      for (index_t b = whole ? 1 : 0; b < blocks.count; ++b)
+        multiply_rows<step>(blocks.size(b), order.steps, packed + order.place(b), order.step(b), tile, c.row(blocks.begin(b)) + j, c.stride, columns,
+                            how, fetch_path::nothing(tile));
     }
-  }
-};
-
-/// The sums of as many vectors as one has lanes: lane l is sum(v[l]), by the same tree.
-template <int Half, class A>
-MOE_INLINE simd<A> sums_of(simd<A>* v) {
-  if constexpr (Half == 0) {
-    return v[0];
-  } else {
-    MOE_UNROLL(16)
-    for (int i = 0; i < Half; ++i) {
-      exchange<Half>(v[i].v, v[i + Half].v, std::make_integer_sequence<int, simd<A>::width>{});
-      v[i] = v[i] + v[i + Half];
-    }
-    return sums_of<Half / 2>(v);
-  }
-}
-
-#if defined(MOE_AVX512)
-inline constexpr int dot_rows = 4;
-#else
-inline constexpr int dot_rows = 2;
-#endif
-inline constexpr int dot_columns = 4;       ///< dot_rows x dot_columns sums stay in registers
-inline constexpr index_t dot_experts = 32;  ///< rows of the right factor that are packed together
-inline constexpr index_t dot_members = 32;  ///< rows of the left one that share them, per work item at least
-template <class A>
-inline constexpr index_t dot_depth = 2048 / static_cast<index_t>(sizeof(A));  ///< elements of a row per pass, part of the order of summation
-template <class A>
-inline constexpr index_t dot_stride = dot_depth<A> + 64 / static_cast<index_t>(sizeof(A));  ///< packed rows do not share a set of L1
-
-/// Rows that the next group needs, one after the other: memory that arrives while this group is multiplied.
-template <class T>
-struct row_fetch {
-  spaced_rows<T const> x, y;
-  index_t members, rows, share, next = 0;  ///< share: rows per block of sums
-  T const* row(index_t i) const { return i < members ? x.row(i) : y.row(i - members); }
-};
-
-/// x, which the compiler would else load once for each of its uses: loads are what limits a block of sums.
-template <class A>
-MOE_INLINE simd<A> in_register(simd<A> x) {
-#if defined(MOE_AVX512) && !defined(__CUDACC__)
-  asm("" : "+v"(x.v));
-#elif defined(__x86_64__) && !defined(__CUDACC__)
-  asm("" : "+x"(x.v));
-#endif
-  return x;
-}
-
-/// out[r * dot_experts + e] = <a[r], b[e]>: a chain per lane, then the tree of sum().
-template <class A, class T>
-MOE_NOINLINE void dot_block(index_t depth, A const* a, A const* b, A* out, T const* const (&soon)[4], int fetched) {
-  using V = simd<A>;
-  V sum[dot_rows * dot_columns];
-  MOE_UNROLL(16)
-  for (int i = 0; i < dot_rows * dot_columns; ++i) sum[i] = V::zero();
-  for (index_t c = 0; c < depth; c += V::width) {
-    for (int i = 0; i < fetched; ++i) __builtin_prefetch(soon[i] + c, 0, 2);
-    V x[dot_columns];
-    MOE_UNROLL(4)
-    for (int e = 0; e < dot_columns; ++e) x[e] = in_register(V::load(b + e * dot_stride<A> + c));
-    MOE_UNROLL(4)
-    for (int r = 0; r < dot_rows; ++r) {
-      V const y = in_register(V::load(a + r * dot_stride<A> + c));
-      MOE_UNROLL(4)
-      for (int e = 0; e < dot_columns; ++e) sum[r * dot_columns + e] = madd(y, x[e], sum[r * dot_columns + e]);
-    }
-  }
-  alignas(alignment) A sums[dot_rows * dot_columns];
-  MOE_UNROLL(4)
-  for (int i = 0; i < dot_rows * dot_columns; i += V::width) sums_of<V::width / 2>(sum + i).store(sums + i);
-  MOE_UNROLL(4)
-  for (int r = 0; r < dot_rows; ++r) std::memcpy(out + r * dot_experts, sums + r * dot_columns, dot_columns * sizeof(A));
-}
-
-/// Rows [first, first + rows) of x, columns [c, c + depth), as rows of dot_stride elements, zeros up to a whole vector and a multiple of `unit` rows.
-template <class A, class T>
-void pack_dot_rows(A* to, spaced_rows<T const> const& x, index_t first, index_t rows, index_t unit, index_t c, index_t depth) {
-  using V = simd<A>;
-  for (index_t r = 0; r < rows; ++r)
-    for (index_t i = 0; i < depth; i += V::width) V::load(x.row(first + r) + c + i, depth - i).store(to + r * dot_stride<A> + i);
-  for (index_t r = rows; r < divide_up(rows, unit) * unit; ++r)
-    for (index_t i = 0; i < depth; i += V::width) V::zero().store(to + r * dot_stride<A> + i);
-}
-
-/// out[i, e] (+)= <x[i], y[e]> in one group. A pass of dot_depth columns after the other, each added to what is there.
-template <class T>
-struct group_dots {
-  using A = accumulator<T>;
-  spaced_rows<T const> x, y;
-  spaced_rows<A> out;
-  index_t experts, columns;
-  bool accumulate;
-
-  /// Members [i0, i1).
-  void run(index_t i0, index_t i1, row_fetch<T> soon) const {
-    alignas(alignment) A right[dot_experts * dot_stride<A>], left[dot_rows * dot_stride<A>];
-    for (index_t e0 = 0; e0 < experts; e0 += dot_experts)
-      for (index_t c = 0; c == 0 || c < columns; c += dot_depth<A>) {
-        index_t const depth = std::min(dot_depth<A>, columns - c), n = std::min(dot_experts, experts - e0);
-        pack_dot_rows(right, y, e0, n, dot_columns, c, depth);
-        for (index_t i = i0; i < i1; i += dot_rows) {
-          pack_dot_rows(left, x, i, std::min<index_t>(dot_rows, i1 - i), dot_rows, c, depth);
-          sum_rows(left, right, i, std::min<index_t>(dot_rows, i1 - i), e0, n, c, depth, soon);
-        }
-      }
-  }
-
- private:
-  /// dot_rows members by n experts.
-  void sum_rows(A const* left, A const* right, index_t i, index_t rows, index_t e0, index_t n, index_t c, index_t depth, row_fetch<T>& soon) const {
-    using V = simd<A>;
-    alignas(alignment) A block[dot_rows * dot_experts];
-    for (index_t e = 0; e < n; e += dot_columns) {
-      T const* fetch[4];
-      int fetched = 0;
-      for (; fetched < std::min<index_t>(4, soon.share) && soon.next < soon.rows; ++fetched) fetch[fetched] = soon.row(soon.next++) + c;
-      dot_block(depth, left, right + e * dot_stride<A>, block + e, fetch, fetched);
-    }
-    for (index_t r = 0; r < rows; ++r)
-      for (index_t e = 0; e < n; e += V::width) {
-        A* const to = out.row(i + r) + e0 + e;
-        V const sum = V::load(block + r * dot_experts + e, n - e);
-        (accumulate || c > 0 ? V::load(to, n - e) + sum : sum).store(to, n - e);
-      }
   }
 };
 
