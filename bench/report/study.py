@@ -362,13 +362,13 @@ class Page:
 
     def time_cost(self):
         """A column of steps_table."""
-        return "time, by the speeds below", {arm: 1 / speed for arm, speed in self.study.speed()["tokens_per_second"].items()}
+        return "less time, by the speeds below", {arm: 1 / speed for arm, speed in self.study.speed()["tokens_per_second"].items()}
 
     def steps_table(self, base, arms, costs, with_steps=False):
-        """How much earlier an arm reaches the base's last smoothed training loss, seed by seed: in steps, and for each of costs ("what is less", {arm: of a step}).
+        """How much earlier an arm reaches the base's last smoothed training loss, seed by seed: in steps, and for each of costs ("less of it", {arm: of a step}).
         Returns the table, and of each arm the times fewer steps; None where a seed does not reach it."""
         total, reached = self.options.steps, {}
-        heads = ["model", *(["step: mean (range)"] if with_steps else []), "times fewer steps: mean (range)", "each seed", *(f"times less {what}" for what, _ in costs)]
+        heads = ["model", *(["step: mean (range)"] if with_steps else []), "times fewer steps: mean (range)", "each seed", *(f"times {what}" for what, _ in costs)]
         text = f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|\n"
         for arm in arms:
             found = [steps_to(self.curves[run], self.final[of_base]) for run, of_base in zip(self.runs(arm), self.runs(base))]

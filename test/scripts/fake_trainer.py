@@ -14,7 +14,7 @@ HEAD = ("step,loss [nats/token],train [bits/byte],held-out sample [bits/byte],le
 
 
 def loss_of(arm, lr, seed, steps):
-    grain = math.log2(int(arm.rsplit("_", 1)[1])) if arm.startswith("granularity_") else 0
+    grain = math.log2(int(arm.rsplit("_", 1)[1])) if "granularity_" in arm else 0
     return LOSS.get(arm, 1.9 - 0.05 * grain) + 0.02 * abs(math.log2(lr / 0.008)) + 0.002 * (seed % 7) + 4 / steps
 
 
