@@ -27,7 +27,7 @@ inline void check_mixing(char const* op, token_groups const& groups, char const*
 /// f(group, begin, end, another follows) for parts of [0, n) of each group. Where there are many groups, a part is all of it, and a thread takes
 /// neighbours: f may ask for the memory of the next group. Else parts of `part`.
 template <class F>
-void for_each_part(cpu const& space, index_t groups, index_t n, index_t part, double work, F const& f) {
+void for_each_group_part(cpu const& space, index_t groups, index_t n, index_t part, double work, F const& f) {
   index_t const many = 8 * thread_count(space);
   if (groups < many) {
     index_t const parts = chunks(n, part);
@@ -62,7 +62,7 @@ void mix_tokens(cpu const& space, in<T, dyn, dyn> x, in<accumulator<T>, dyn, dyn
   detail::check_mixing("mix_tokens", groups, "x", x, weight, to);
   index_t const d = to.template extent<1>(), experts = weight.template extent<1>();
   bool const stream = detail::streams_rows(to);
-  detail::for_each_part(
+  detail::for_each_group_part(
       space, groups.count(), d, detail::mix_columns, static_cast<double>(2 * groups.size * experts), [&](index_t g, index_t c0, index_t c1, bool) {
         auto const w = detail::members_of(weight, groups, g);
         detail::group_product<T>{
@@ -90,7 +90,7 @@ void redistribute_tokens(cpu const& space, in<T, dyn, dyn> mixed, in<accumulator
   detail::check_mixing("redistribute_tokens", groups, "y", to, weight, mixed);
   index_t const d = to.template extent<1>(), experts = weight.template extent<1>();
   bool const stream = detail::streams_rows(to);
-  detail::for_each_part(
+  detail::for_each_group_part(
       space, groups.count(), d, detail::mix_columns, static_cast<double>(2 * groups.size * experts), [&](index_t g, index_t c0, index_t c1, bool) {
         auto const w = detail::members_of(weight, groups, g);
         detail::group_product<T>{
@@ -122,12 +122,12 @@ void mixing_weight_gradient(cpu const& space, tensor<T, XR, XD> const& rows, in<
   detail::check_mixing("mixing_weight_gradient", groups, "rows", x, to, mixed);
   index_t const d = x.template extent<1>(), experts = to.template extent<1>();
   index_t const blocks = detail::chunks(groups.size, detail::dot_rows) * detail::chunks(std::max<index_t>(experts, 1), detail::dot_columns);
-  detail::for_each_part(
+  detail::for_each_group_part(
       space, groups.count(), groups.size, detail::dot_members, static_cast<double>(2 * d * experts),
       [&](index_t g, index_t i0, index_t i1, bool another) {
         index_t const next = another ? g + 1 : g;
-        detail::row_fetch<S> const soon{detail::members_of(x, groups, next), detail::mixtures_of(mixed, groups, next), groups.size,
-                                        another ? groups.size + experts : 0, detail::chunks(groups.size + experts, blocks)};
+        detail::next_group_rows<S> const soon{detail::members_of(x, groups, next), detail::mixtures_of(mixed, groups, next), groups.size,
+                                              another ? groups.size + experts : 0, detail::chunks(groups.size + experts, blocks)};
         detail::group_dots<S>{
             detail::members_of(x, groups, g), detail::mixtures_of(mixed, groups, g), detail::members_of(to, groups, g), experts, d, C.accumulate}
             .run(i0, i1, soon);

@@ -5,7 +5,7 @@ namespace moe::inline MOE_ISA::detail {
 
 /// The sums of as many vectors as one has lanes: lane l is sum(v[l]), by the same tree.
 template <int Half, class A>
-MOE_INLINE simd<A> sums_of(simd<A>* v) {
+MOE_INLINE simd<A> lane_sums(simd<A>* v) {
   if constexpr (Half == 0) {
     return v[0];
   } else {
@@ -14,7 +14,7 @@ MOE_INLINE simd<A> sums_of(simd<A>* v) {
       exchange<Half>(v[i].v, v[i + Half].v, std::make_integer_sequence<int, simd<A>::width>{});
       v[i] = v[i] + v[i + Half];
     }
-    return sums_of<Half / 2>(v);
+    return lane_sums<Half / 2>(v);
   }
 }
 
@@ -33,7 +33,7 @@ inline constexpr index_t dot_stride = dot_depth<A> + 64 / static_cast<index_t>(s
 
 /// Rows that the next group needs, one after the other: memory that arrives while this group is multiplied.
 template <class T>
-struct row_fetch {
+struct next_group_rows {
   spaced_rows<T const> x, y;
   index_t members, rows, share, next = 0;  ///< share: rows per block of sums
   T const* row(index_t i) const { return i < members ? x.row(i) : y.row(i - members); }
@@ -60,7 +60,7 @@ MOE_NOINLINE void dot_block(index_t depth, A const* a, A const* b, A* out, T con
   }
   alignas(alignment) A sums[dot_rows * dot_columns];
   MOE_UNROLL(4)
-  for (int i = 0; i < dot_rows * dot_columns; i += V::width) sums_of<V::width / 2>(sum + i).store(sums + i);
+  for (int i = 0; i < dot_rows * dot_columns; i += V::width) lane_sums<V::width / 2>(sum + i).store(sums + i);
   MOE_UNROLL(4)
   for (int r = 0; r < dot_rows; ++r) std::memcpy(out + r * dot_experts, sums + r * dot_columns, dot_columns * sizeof(A));
 }
@@ -85,7 +85,7 @@ struct group_dots {
   bool accumulate;
 
   /// Members [i0, i1).
-  void run(index_t i0, index_t i1, row_fetch<T> soon) const {
+  void run(index_t i0, index_t i1, next_group_rows<T> soon) const {
     alignas(alignment) A right[dot_experts * dot_stride<A>], left[dot_rows * dot_stride<A>];
     for (index_t e0 = 0; e0 < experts; e0 += dot_experts)
       for (index_t c = 0; c == 0 || c < columns; c += dot_depth<A>) {
@@ -100,7 +100,8 @@ struct group_dots {
 
  private:
   /// dot_rows members by n experts.
-  void sum_rows(A const* left, A const* right, index_t i, index_t rows, index_t e0, index_t n, index_t c, index_t depth, row_fetch<T>& soon) const {
+  void sum_rows(A const* left, A const* right, index_t i, index_t rows, index_t e0, index_t n, index_t c, index_t depth,
+                next_group_rows<T>& soon) const {
     using V = simd<A>;
     alignas(alignment) A block[dot_rows * dot_experts];
     for (index_t e = 0; e < n; e += dot_columns) {
