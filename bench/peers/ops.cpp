@@ -12,6 +12,7 @@
 #include <bench/limits.hpp>
 #include <bench/operands.hpp>
 #include <moe/attention/attention.hpp>
+#include <moe/mix/token_mixing.hpp>
 #include <moe/nn/moe_ffn.hpp>
 #include <moe/optim/adamw.hpp>
 #include <moe/routing/dispatch.hpp>
@@ -92,6 +93,47 @@ call routing(bool sort) {
   };
 }
 
+/// 4096 tokens of width 512 in groups of `size`, as many experts. Tokens of a group lie as in a batch, far apart: the copy that bmm wants is not counted.
+struct mixing {
+  static constexpr index_t tokens = 4096, d = 512;
+  index_t size;
+  token_groups groups = groups_of({size, tokens / size}, size);
+  bench::operands o{64};
+  matrix_view<float> x = o.mat(tokens, d), y = o.mat(tokens, d), mixed = o.mat(tokens, d), d_mixed = o.mat(tokens, d), d_x = o.mat(tokens, d),
+                     weight = o.mat(tokens, size), d_weight = o.mat(tokens, size);
+
+  explicit mixing(index_t size_) : size(size_) {
+    mix(), redistribute();
+    for (index_t g : {index_t{0}, groups.count() - 1}) {
+      double sum = 0, back = 0;  // of the last expert and the last member, in the last column
+      for (index_t i = 0; i < size; ++i) {
+        sum += double{weight(groups.row(g, i), size - 1)} * double{x(groups.row(g, i), d - 1)};
+        back += double{weight(groups.row(g, size - 1), i)} * double{mixed(i * groups.count() + g, d - 1)};
+      }
+      double const wrong = std::abs(sum - double{mixed((size - 1) * groups.count() + g, d - 1)}) +
+                           std::abs(back - double{y(groups.row(g, size - 1), d - 1)});
+      expects(wrong < 1e-3, errc::bad_argument, "bench.ops: mixing is wrong by ", wrong);
+    }
+  }
+  void mix() { mix_tokens<float>(bench::space(), x, weight, groups, mixed); }
+  void redistribute() { redistribute_tokens<float>(bench::space(), mixed, weight, groups, y); }
+  void backward() {
+    redistribute_tokens<float>(bench::space(), d_mixed, weight, groups, d_x);
+    mixing_weight_gradient(bench::space(), x, d_mixed, groups, d_weight);
+  }
+};
+call mix(index_t size, bool backward) {
+  auto const m = std::make_shared<mixing>(size);
+  return [m, backward] {
+    m->mix();
+    if (backward) m->backward();
+  };
+}
+call redistribute(index_t size) {
+  auto const m = std::make_shared<mixing>(size);
+  return [m] { m->redistribute(); };
+}
+
 struct convolution {
   static constexpr causal_conv1d_config config{};
   index_t count = 4, length = 2048, channels = 1024, tokens = count * length;
@@ -141,6 +183,15 @@ std::map<std::string, std::function<call()>> const operators{
     {"routing E=64 k=8", [] { return routing<8>(false); }},
     {"routing and sort E=64 k=2", [] { return routing<2>(true); }},
     {"routing and sort E=64 k=8", [] { return routing<8>(true); }},
+    {"mix_tokens g=32 E=32", [] { return mix(32, false); }},
+    {"mix_tokens g=8 E=8", [] { return mix(8, false); }},
+    {"mix_tokens g=64 E=64", [] { return mix(64, false); }},
+    {"redistribute_tokens g=32 E=32", [] { return redistribute(32); }},
+    {"redistribute_tokens g=8 E=8", [] { return redistribute(8); }},
+    {"redistribute_tokens g=64 E=64", [] { return redistribute(64); }},
+    {"mix_tokens forward and backward g=32 E=32", [] { return mix(32, true); }},
+    {"mix_tokens forward and backward g=8 E=8", [] { return mix(8, true); }},
+    {"mix_tokens forward and backward g=64 E=64", [] { return mix(64, true); }},
     {"causal_conv1d B=4 D=1024 L=2048", [] { return convolve(false); }},
     {"causal_conv1d forward and backward B=4 D=1024 L=2048", [] { return convolve(true); }},
     {"adamw", [] { return optimizer(); }},

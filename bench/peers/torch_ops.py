@@ -2,7 +2,8 @@
 """Operators in PyTorch, as a user writes them without an extension, by the names of bench/peers/ops.cpp and with its protocol. See torch_compare.py.
 
 Experts are a loop over index_select, three matrix products, and index_add. Attention is softmax(q k^T + mask) v. Routing is softmax, topk, and a
-renormalisation; sorting by expert is a stable argsort and a bincount. The convolution has its channels before time, as torch wants it.
+renormalisation; sorting by expert is a stable argsort and a bincount. The convolution has its channels before time, as torch wants it. Mixing is bmm
+of tokens that lie group by group already, and writes where it wrote before: the hardest to beat.
 """
 import sys
 import time
@@ -60,6 +61,25 @@ def routing(k, sort):
     return call
 
 
+def mixing(size, backward=False, back=False):
+    groups = 4096 // size
+    x, weight, d_mixed = (torch.rand(groups, size, n) * 2 - 1 for n in (512, size, 512))
+    out = torch.empty(groups, size, 512)
+
+    def forward():
+        with torch.no_grad():
+            return torch.bmm(weight if back else weight.transpose(1, 2), x, out=out)
+
+    def both():
+        x.grad = weight.grad = None
+        torch.bmm(weight.transpose(1, 2), x).backward(d_mixed)
+    wanted = torch.einsum("gie,gec->gic" if back else "gie,gic->gec", weight[-1:].double(), x[-1:].double())
+    assert (forward()[-1:].double() - wanted).abs().max() < 1e-3
+    for v in (x, weight):
+        v.requires_grad_(backward)
+    return both if backward else forward
+
+
 def causal_conv1d(backward):
     batch, channels, length = 4, 1024, 2048
     x, weight, bias = torch.rand(batch, channels, length) * 2 - 1, torch.rand(channels, 1, 4) - 0.5, torch.rand(channels) - 0.5
@@ -99,6 +119,9 @@ OPERATORS = {
     "routing E=64 k=8": lambda: routing(8, False),
     "routing and sort E=64 k=2": lambda: routing(2, True),
     "routing and sort E=64 k=8": lambda: routing(8, True),
+    **{f"mix_tokens g={n} E={n}": lambda n=n: mixing(n) for n in (32, 8, 64)},
+    **{f"redistribute_tokens g={n} E={n}": lambda n=n: mixing(n, back=True) for n in (32, 8, 64)},
+    **{f"mix_tokens forward and backward g={n} E={n}": lambda n=n: mixing(n, backward=True) for n in (32, 8, 64)},
     "causal_conv1d B=4 D=1024 L=2048": lambda: causal_conv1d(False),
     "causal_conv1d forward and backward B=4 D=1024 L=2048": lambda: causal_conv1d(True),
     "adamw": adamw,
