@@ -43,6 +43,7 @@
 #include <moe/routing/balance.cuh>
 #include <moe/routing/dispatch.cuh>
 #include <moe/routing/dispatch_plan.cuh>
+#include <moe/routing/jitter.cuh>
 #include <moe/routing/router.cuh>
 #include <moe/routing/topk.cuh>
 #include <moe/routing/weigh_rows.cuh>

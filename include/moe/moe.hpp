@@ -23,8 +23,10 @@
 #include <moe/gemm/packed_weights.hpp>
 
 #include <moe/routing/balance.hpp>
+#include <moe/routing/balance_config.hpp>
 #include <moe/routing/dispatch.hpp>
 #include <moe/routing/dispatch_plan.hpp>
+#include <moe/routing/jitter.hpp>
 #include <moe/routing/router.hpp>
 #include <moe/routing/score_function.hpp>
 #include <moe/routing/topk.hpp>

@@ -25,6 +25,7 @@
 #include <moe/optim/schedule.hpp>
 #include <moe/routing/balance.hpp>
 #include <moe/routing/dispatch.hpp>
+#include <moe/routing/jitter.hpp>
 #include <moe/routing/topk.hpp>
 #include <moe/ssm/causal_conv1d.hpp>
 #include <moe/ssm/selective_scan.hpp>
@@ -159,6 +160,19 @@ TEST_CASE("balance: twice the coefficient where one of two experts takes all, no
                                       moe::mat(d_logits.data(), 4, 2), scratch);
   CHECK(d_logits == std::vector<float>(8, 0.0f));
   // [/balance]
+}
+
+TEST_CASE("jitter: factors near 1, the same for the gradient") {
+  // [jitter]
+  std::vector<float> x{1, 1, 1, 1, 1, 1}, noisy(6), d_noisy(6, 2.0f), d_x(6);  // 2 tokens
+  moe::random_stream const noise{/*seed=*/1, moe::random_purpose::routing_noise, /*step=*/0};
+  moe::jitter<float>(moe::cpu{}, moe::mat(x.data(), 2, 3), 0.01, noise, moe::mat(noisy.data(), 2, 3));
+  moe::jitter<float>(moe::cpu{}, moe::mat(d_noisy.data(), 2, 3), 0.01, noise, moe::mat(d_x.data(), 2, 3));  // the gradient
+  for (std::size_t i = 0; i < 6; ++i) {
+    CHECK(noisy[i] == Approx(1).epsilon(0.01));
+    CHECK(d_x[i] == 2 * noisy[i]);
+  }
+  // [/jitter]
 }
 
 TEST_CASE("dispatch: rows sorted by expert, and back") {

@@ -250,12 +250,14 @@ struct sigmoid_gradient {
     A const* const load = excess.row(t / length);
     index_t const experts = logits.template extent<1>();
     A sum = 0, weighted = 0;
+#pragma unroll 1  // the divisions are calls, beside which unrolled copies would not fit the registers
     for (index_t e = lane; e < experts; e += lanes) {
       A const s = score_sigmoid(static_cast<A>(row[e]));
       sum += s;
       weighted = madd(s, load[e], weighted);
     }
     A const inverse = A(1) / warp_sum(sum), mean = product(warp_sum(weighted), inverse);
+#pragma unroll 1
     for (index_t e = lane; e < experts; e += lanes) {
       A const s = score_sigmoid(static_cast<A>(row[e]));
       d_row[e] = T(madd(product(product(s, inverse), A(1) - s), load[e] - mean, static_cast<A>(d_row[e])));
