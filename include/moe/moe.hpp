@@ -50,6 +50,7 @@
 #include <moe/nn/embedding.hpp>
 #include <moe/nn/ffn.hpp>
 #include <moe/nn/hidden_backward.hpp>
+#include <moe/nn/hidden_forward.hpp>
 #include <moe/nn/hugging_face.hpp>
 #include <moe/nn/language_model.hpp>
 #include <moe/nn/layer.hpp>
@@ -61,6 +62,7 @@
 #include <moe/nn/parameter.hpp>
 #include <moe/nn/residual.hpp>
 #include <moe/nn/rms_norm.hpp>
+#include <moe/nn/routers.hpp>
 #include <moe/nn/sequence.hpp>
 
 #include <moe/optim/adamw.hpp>

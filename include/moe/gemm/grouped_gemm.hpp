@@ -166,6 +166,26 @@ std::size_t grouped_gemm_weight_gradient_scratch_bytes(cpu const& space, index_t
   return detail::product_scratch_bytes<A, TW>(space, {experts, in_columns, detail::gradient_lanes(experts, rows, in_columns), detail::gradient_rows});
 }
 
+namespace detail {
+/// y[r] (+)= x[r] w[e]^T with packed weights, all arguments checked; `after` and what is returned as in multiply_all.
+template <bool Accumulate, class T, class After = nothing_after>
+bool multiply_panels(char const* op, cpu const& space, in<T, dyn, dyn> x, in<index_t, dyn> offsets, packed_weights<T const> w, tensor<T, dyn, dyn> y,
+                     arena& scratch, in<int, dyn> gather, After const& after = {}) {
+  using step = step_of<matrix_unit::automatic, T, T, T>;
+  using factor = panel_factor<step, T>;
+  auto const product_of = [&](index_t e) {
+    index_t const first = offsets(e);
+    return matrix_product<T, factor, T>{
+        lines_from<T>(x, first, false, gather), factor{w.matrix(e), w.panel_size()}, y.row(first), y.row_stride(), offsets(e + 1) - first, w.in()};
+  };
+  index_t const copied = copied_lanes<step, T>(w.count(), y.rows(), w.out(), w.in());
+  bool const staged = !std::is_same_v<accumulator<T>, T> && w.in() > tile_steps * step::depth;  // tiles of their own width
+  bool const whole_rows = !staged && !std::is_same_v<After, nothing_after>;
+  return multiply_all<step, T>(op, space, {.products = w.count(), .n = w.out(), .packed_lanes = copied, .whole_rows = whole_rows}, Accumulate,
+                               product_of, scratch, after);
+}
+}  // namespace detail
+
 /// grouped_gemm with weights that lie in panels: where the panels are what the unit reads, nothing of w is packed with transpose_w (bf16 without
 /// the unit dot: it is converted tile by tile); without, rows of x take the place of w in vectors, and elements of w are broadcast from a copy of a few
 /// inputs at a time. The same bits as with plain weights and matrix_unit::automatic.
@@ -182,17 +202,10 @@ void grouped_gemm(cpu const& space, in<T, dyn, dyn> x, in<index_t, dyn> offsets,
   auto const [experts, rows, n, k] = detail::check_grouped_gemm<C>(x, offsets, w, y, gather);
   detail::check_offsets("grouped_gemm", offsets, experts, rows);
   detail::check_lines("grouped_gemm", "x", gather, offsets(experts), x.template extent<0>());
-  using step = detail::step_of<C.unit, T, T, T>;
   if constexpr (C.transpose_w) {
-    using factor = detail::panel_factor<step, T>;
-    auto const product_of = [&, k = k](index_t e) {
-      index_t const first = offsets(e);
-      return detail::matrix_product<T, factor, T>{
-          detail::lines_from<T>(x, first, false, gather), factor{w.matrix(e), w.panel_size()}, y.row(first), y.row_stride(), offsets(e + 1) - first, k};
-    };
-    index_t const lanes = detail::copied_lanes<step, T>(experts, rows, n, k);
-    detail::multiply_all<step, T>("grouped_gemm", space, {experts, n, lanes}, C.accumulate, product_of, scratch);
+    detail::multiply_panels<C.accumulate, T>("grouped_gemm", space, x, offsets, w, y, scratch, gather);
   } else {
+    using step = detail::step_of<C.unit, T, T, T>;
     auto const product_of = [&](index_t e) {
       index_t const first = offsets(e);
       return detail::turned_product<T, T, T>{
@@ -235,7 +248,8 @@ std::size_t packed_gemm_scratch_bytes(cpu const& space, index_t experts, index_t
   using A = accumulator<T>;
   using step = detail::step_of<matrix_unit::automatic, T, T, T>;
   index_t const copied = detail::copied_lanes<step, T>(experts, rows, out, in_columns);
-  return std::max({detail::product_scratch_bytes<A, T>(space, {experts, out, copied}), detail::turned_scratch_bytes<A>(space, {experts, in_columns, out}),
+  return std::max({detail::product_scratch_bytes<A, T>(space, {experts, out, copied}),
+                   detail::turned_scratch_bytes<A>(space, {experts, in_columns, out}),
                    detail::product_scratch_bytes<A, A>(space, {experts, out, detail::gradient_lanes(experts, rows, out), detail::gradient_rows})});
 }
 

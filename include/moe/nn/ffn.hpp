@@ -1,5 +1,5 @@
 #pragma once
-#include <moe/nn/hidden_backward.hpp>
+#include <moe/nn/hidden_forward.hpp>
 #include <moe/nn/linear.hpp>
 
 namespace moe::inline MOE_ISA::nn {
@@ -16,14 +16,6 @@ void activate(S const& space, matrix_view<T const> pre, matrix_view<T> h) {
   if constexpr (K == activation_kind::swiglu) swiglu(space, columns_of(pre, 0, f), columns_of(pre, f, 2 * f), h);
   else if constexpr (K == activation_kind::relu) relu(space, pre, h);
   else gelu(space, pre, h);
-}
-template <activation_kind K, class S, class T>
-void activate_backward(S const& space, matrix_view<T const> pre, matrix_view<T const> d_h, matrix_view<T> d_pre) {
-  index_t const f = d_h.template extent<1>();
-  if constexpr (K == activation_kind::swiglu)
-    swiglu_backward(space, columns_of(pre, 0, f), columns_of(pre, f, 2 * f), d_h, columns_of(d_pre, 0, f), columns_of(d_pre, f, 2 * f));
-  else if constexpr (K == activation_kind::relu) relu_backward(space, pre, d_h, d_pre);
-  else gelu_backward(space, pre, d_h, d_pre);
 }
 }  // namespace detail
 
@@ -100,8 +92,9 @@ struct ffn : layer_base {
   static void run(S const& space, T const* w, matrix_view<T const> x, matrix_view<T> pre, matrix_view<T> y, arena& scratch) {
     arena::scope const scope(scratch);
     auto const h = scratch.mat<T>(x.rows(), width);
-    linear<T>(space, x, parameters.template at<0>(space, w), pre, scratch);
-    detail::activate<C.activation, S, T>(space, pre, h);
+    auto const up = parameters.template at<0>(space, w);
+    if constexpr (keeps_panels<S>) hidden_forward<C.activation, T>(space, x, up, pre, h, scratch);
+    else linear<T>(space, x, up, pre, scratch), detail::activate<C.activation, S, T>(space, pre, h);
     linear<T>(space, h, parameters.template at<1>(space, w), y, scratch);
   }
   template <class T, class S>

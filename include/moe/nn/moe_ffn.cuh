@@ -7,4 +7,3 @@
 #include <moe/routing/balance.cuh>
 #include <moe/routing/dispatch.cuh>
 #include <moe/routing/topk.cuh>
-#include <moe/routing/weigh_rows.cuh>

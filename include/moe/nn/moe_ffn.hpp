@@ -4,7 +4,6 @@
 #include <moe/nn/detail/router_stage.hpp>
 #include <moe/nn/ffn.hpp>
 #include <moe/routing/dispatch.hpp>
-#include <moe/routing/weigh_rows.hpp>
 
 namespace moe::inline MOE_ISA::nn {
 
@@ -101,7 +100,7 @@ struct moe_ffn : layer_base {
   static std::size_t scratch_bytes(S const& space, sequence_shape n) {
     index_t const tokens = n.tokens(), rows = Router::rows(n);
     auto const own = detail::measured([&](arena& a) {
-      a.mat<T>(rows, width), a.mat<T>(rows, width), a.mat<T>(rows, pre_width), a.mat<T>(rows, part<S>), a.mat<accumulator<T>>(tokens, k);
+      a.mat<T>(rows, width), a.mat<T>(rows, pre_width), a.mat<T>(rows, part<S>), a.mat<accumulator<T>>(tokens, k);
       a.mat<T>(tokens, d_model);
     });
     return own + std::max({product_bytes<T>(space, rows), router_stage::template scratch_bytes<T>(space, n),
@@ -204,8 +203,9 @@ struct moe_ffn : layer_base {
     arena::scope const scope(scratch);
     index_t const rows = pre.rows();
     auto const h = scratch.mat<T>(rows, width), out = scratch.mat<T>(rows, part<S>);
-    grouped_gemm(space, x, r.plan.offsets, parameters.template at<1>(space, w), pre, scratch, first(r.plan.token, rows));
-    detail::activate<C.activation, S, T>(space, pre, h);
+    auto const up = parameters.template at<1>(space, w);
+    if constexpr (keeps_panels<S>) hidden_forward<C.activation, T>(space, x, r.plan.offsets, up, pre, h, scratch, first(r.plan.token, rows));
+    else grouped_gemm(space, x, r.plan.offsets, up, pre, scratch, first(r.plan.token, rows)), detail::activate<C.activation, S, T>(space, pre, h);
     auto const down = parameters.template at<2>(space, w);
     for_each_part<S>([&](index_t begin, index_t end) {
       auto const o = columns_of(out, 0, end - begin);
@@ -223,14 +223,12 @@ struct moe_ffn : layer_base {
     dispatch_plan const& plan = a.routed.plan;
     index_t const rows = a.pre.rows();
     auto const token = first(plan.token, rows);
-    auto const h = scratch.mat<T>(rows, width), d_h = scratch.mat<T>(rows, width), d_pre = scratch.mat<T>(rows, pre_width),
+    auto const h = scratch.mat<T>(rows, width), d_pre = scratch.mat<T>(rows, pre_width), d_h = columns_of(d_pre, 0, width),
                d_rows = scratch.mat<T>(rows, part<S>);
     grouped_gemm<grouped_gemm_config{.transpose_w = false}>(space, d_y, plan.offsets, parameters.template at<2>(space, w), d_h, scratch, token);
-    detail::activate<C.activation, S, T>(space, a.pre, h);
-    weigh_rows<T>(space, plan.slot, a.routed.weight, h, d_h, d_weight);
+    hidden_backward<C.activation, T>(space, plan.slot, a.routed.weight, a.pre, d_h, h, d_pre, d_weight);
     grouped_gemm_weight_gradient<weight_gradient_config{.accumulate = true}>(space, d_y, h, plan.offsets, parameters.template at<2>(space, g),
                                                                              scratch, token);
-    detail::activate_backward<C.activation, S, T>(space, a.pre, d_h, d_pre);
     grouped_gemm_weight_gradient<weight_gradient_config{.accumulate = true}>(space, d_pre, a.x, plan.offsets, parameters.template at<1>(space, g),
                                                                              scratch, {}, token);
     constexpr grouped_gemm_config input_gradient{.transpose_w = false};

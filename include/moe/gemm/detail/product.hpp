@@ -27,6 +27,15 @@ struct product_extents {
   index_t packed_lanes;      ///< of scratch for panels that several tiles share
   index_t rows = tile_rows;  ///< of a tile at most
   bool stream = false;       ///< c is large, of whole cache lines, and not read soon
+  bool whole_rows = false;   ///< tiles should have all columns, for what is done with them afterwards
+};
+
+/// Columns that tiles of whole rows may have: more do not stay in the cache with their rows until something else is done with them.
+inline constexpr index_t most_whole_columns = 4096;
+
+/// What is done with whole rows of a product as soon as their sums are complete, by the thread that has them in its cache: after(product, begin, end).
+struct nothing_after {
+  void operator()(index_t /*product*/, index_t /*begin*/, index_t /*end*/) const {}
 };
 
 /// Lanes that the packed rows of a tile take.
@@ -142,7 +151,13 @@ struct tile_shape {
       for (index_t g = 0; g < e.products; ++g) count += divide_up(product_of(g).m, rows) * divide_up(e.n, columns);
       return count;
     };
-    for (index_t const enough = 8 * threads; threads > 1 && tiles() < enough;) {
+    index_t const enough = threads > 1 ? 8 * threads : 1;
+    if (e.whole_rows && e.n <= most_whole_columns) {
+      columns = std::max(e.n, tile_columns);
+      while (tiles() < enough && rows > e.rows / 2) rows /= 2;
+      if (tiles() < enough) rows = e.rows, columns = tile_columns;  // there are not so many rows
+    }
+    while (tiles() < enough) {
       if (columns > 2 * panel_columns && columns > 4 * rows) columns /= 2;  // rows are packed for each tile, panels mostly not
       else if (rows > smallest_tile_rows) rows /= 2;
       else break;
@@ -198,25 +213,29 @@ void pack_shared(cpu const& space, product_plan<Step, ProductOf> const& plan, ty
 }
 
 /// All products: product_of(g) for g < products. The tiles of all products are dealt to the threads as they become free, so that one expert with
-/// everything is shared like many. No output depends on who computes it.
-template <class Step, class TC, class ProductOf>
-void multiply_all(char const* op, cpu const& space, product_extents const& e, bool accumulate, ProductOf const& product_of, arena& scratch) {
+/// everything is shared like many. No output depends on who computes it. Returns whether tiles had all columns, and `after` was called for them.
+template <class Step, class TC, class ProductOf, class After = nothing_after>
+bool multiply_all(char const* op, cpu const& space, product_extents const& e, bool accumulate, ProductOf const& product_of, arena& scratch,
+                  After const& after = {}) {
   using A = typename Step::lane;
   writing const how = accumulate ? writing::add : e.stream ? writing::stream : writing::overwrite;
-  if (e.products == 0 || e.n == 0) return;
+  if (e.products == 0 || e.n == 0) return true;
   check_scratch(op, scratch, product_scratch_bytes<A, TC>(space, e));
   arena::scope const scope(scratch);
   product_scratch<A, !std::is_same_v<A, TC>> const s(scratch, thread_count(space), e);
   product_plan<Step, ProductOf> const plan(thread_count(space), e, product_of, s.first_tile, s.place);
+  bool const whole_rows = plan.column_parts().count == 1;
   pack_shared(space, plan, s.shared);
   parallel_for(space, plan.tiles(), plan.flops / static_cast<double>(std::max<index_t>(plan.tiles(), 1)), [&](index_t item) {
     index_t const g = plan.product_with(item), me = thread_index();
     auto const p = product_of(g);
-    multiply_tile<Step>(p, p.c, plan.tile_at(item - s.first_tile[g], p.m), s.place[g] < 0 ? nullptr : s.shared + s.place[g],
-                        s.own + me * tile_steps * panel_columns, s.rows + me * packed_rows(e.rows),
-                        s.stage == nullptr ? nullptr : s.stage + me * e.rows * tile_columns, how);
+    tile const t = plan.tile_at(item - s.first_tile[g], p.m);
+    multiply_tile<Step>(p, p.c, t, s.place[g] < 0 ? nullptr : s.shared + s.place[g], s.own + me * tile_steps * panel_columns,
+                        s.rows + me * packed_rows(e.rows), s.stage == nullptr ? nullptr : s.stage + me * e.rows * tile_columns, how);
     if (how == writing::stream) fence_streams();
+    if (whole_rows) after(g, t.i0, t.i1);
   });
+  return whole_rows;
 }
 
 }  // namespace moe::inline MOE_ISA::detail
