@@ -10,6 +10,7 @@
 #include <moe/attention/rope.hpp>
 #include <moe/gemm/gemm.hpp>
 #include <moe/gemm/grouped_gemm.hpp>
+#include <moe/mix/token_mixing.hpp>
 #include <moe/nn/activation.hpp>
 #include <moe/nn/cross_entropy.hpp>
 #include <moe/nn/embedding.hpp>
@@ -192,6 +193,20 @@ TEST_CASE("dispatch: rows sorted by expert, and back") {
   moe::combine(moe::cpu{}, moe::mat(xs.data(), 6, 1), moe::mat(weight.data(), 3, 2), plan, moe::mat(y.data(), 3, 1));
   CHECK(y == x);
   // [/dispatch]
+}
+
+TEST_CASE("token_mixing: two positions of two sequences, one expert") {
+  // [token_mixing]
+  std::vector<float> logits{0, 0, 0, std::log(3.0f)}, x{1, 2, 3, 4}, weight(4), mixed(4), y(4);  // 2 sequences of 2 tokens, d = 1, one expert
+  moe::token_groups const groups = moe::groups_of({2, 2}, 2);  // row 0 with row 2, row 1 with row 3: the same position
+  moe::group_softmax(moe::cpu{}, moe::mat(logits.data(), 4, 1), groups, /*temperature=*/1, moe::mat(weight.data(), 4, 1));
+  CHECK((weight[0] == 0.5f && weight[2] == 0.5f));
+  CHECK((weight[1] == Approx(0.25) && weight[3] == Approx(0.75)));
+  moe::mix_tokens<float>(moe::cpu{}, moe::mat(x.data(), 4, 1), moe::mat(weight.data(), 4, 1), groups, moe::mat(mixed.data(), 2, 1));
+  CHECK((mixed[0] == 2.0f && mixed[1] == Approx(3.5)));  // (1 + 3) / 2, (2 + 3 * 4) / 4
+  moe::redistribute_tokens<float>(moe::cpu{}, moe::mat(mixed.data(), 2, 1), moe::mat(weight.data(), 4, 1), groups, moe::mat(y.data(), 4, 1));
+  CHECK((y[0] == 1.0f && y[2] == 1.0f));
+  // [/token_mixing]
 }
 
 TEST_CASE("attention: equal scores average the values seen so far; the cache gives the same bits") {
