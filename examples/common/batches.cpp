@@ -64,4 +64,10 @@ void evaluation_windows::fill(index_t window, moe::vector_view<int> token, moe::
   }
 }
 
+evaluation_order::place evaluation_order::at(index_t step, index_t row) const {
+  if (!apart) return {step * rows + row, step * rows + row < count};
+  index_t const begin = row * count / rows, end = (row + 1) * count / rows;
+  return begin + step < end ? place{begin + step, true} : place{std::max(begin, end - 1), false};
+}
+
 }  // namespace trainer

@@ -49,4 +49,18 @@ class evaluation_windows {
   index_t length_, overlap_, windows_;
 };
 
+/// Which of `count` windows each row of a batch has at each step of an evaluation. Where a model looks at several rows together they lie `apart`:
+/// each row goes through a part of the text of its own, count / rows windows, for a text tells about those around it, and the first input of a window
+/// is the last target of the one before. A row that has no window left keeps the others company with its last one.
+struct evaluation_order {
+  index_t count, rows;
+  bool apart;
+  index_t steps() const { return (count + rows - 1) / rows; }
+  struct place {
+    index_t window;
+    bool counts;  ///< else no token of it is a target
+  };
+  place at(index_t step, index_t row) const;
+};
+
 }  // namespace trainer

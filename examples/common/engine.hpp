@@ -21,7 +21,7 @@ using moe::nn::parameter_info;
 using moe::nn::sequence_shape;
 using token_view = moe::in<int, moe::dyn>;
 
-inline constexpr index_t decode_rows = 32;  ///< a prompt is read in pieces of this many tokens
+inline constexpr index_t decode_rows = 32;  ///< a prompt is read in pieces of this many tokens, of all sequences together
 
 struct losses {
   double cross_entropy_sum = 0;  ///< nats
@@ -73,7 +73,8 @@ class engine {
   virtual index_t vocab() const = 0;
   virtual index_t buffer_size() const = 0;  ///< elements of weights, of gradients, and of each moment; padding included
   virtual index_t active_parameters() const = 0;
-  /// Sequences of a batch that a pass looks at together, at the same position: a batch is a multiple of it. 1: every sequence by itself.
+  /// Sequences of a batch that a pass looks at together, at the same position: a batch is a multiple of it, and so is what is decoded side by side.
+  /// 1: every sequence by itself.
   virtual index_t group_size() const { return 1; }
   virtual double flops_per_token(index_t length) const = 0;  ///< of training
   virtual std::vector<parameter_info> parameters() const = 0;
@@ -81,7 +82,7 @@ class engine {
   virtual std::string device() const = 0;  ///< "2 threads, avx512", or the name of a GPU; behind it "bf16" where that is the dtype
   virtual void use_threads(int n) = 0;     ///< of the host, where the device is the host; call it before anything is planned or allocated
   virtual memory_plan plan(sequence_shape n, purpose what) const = 0;
-  /// All memory of a run. Every later pass has the shape given here.
+  /// All memory of a run. Every later pass has the shape given here; purpose::decoding decodes n.sequences side by side, training one group.
   virtual void allocate(sequence_shape n, purpose what) = 0;
 
   /// Fills the weights; the moments become 0.
@@ -106,8 +107,12 @@ class engine {
   /// Tokens that a decoded sequence may have: the length given to allocate, or no limit where what the model keeps of a sequence does not grow.
   virtual index_t longest_context() const = 0;
   virtual void start_decoding() = 0;
-  /// Feeds the next tokens of the sequence, decode_rows at most, and returns the logits [vocab] behind the last of them, in host memory.
-  virtual moe::in<float, moe::dyn> decode(token_view token) = 0;
+  virtual index_t decoded() const = 0;  ///< sequences that are decoded side by side
+  /// Tokens of each that one call takes at most.
+  index_t decoded_at_once() const { return std::max<index_t>(1, decode_rows / decoded()); }
+  /// Feeds the next tokens of all sequences, as many of each, one sequence after the other. Returns the logits [decoded(), vocab] behind the last of
+  /// each, in host memory.
+  virtual moe::in<float, moe::dyn, moe::dyn> decode(token_view token) = 0;
 };
 
 /// A device that a program can run on, and the numbers of its passes: what --device and --dtype name, and how to get its engine.

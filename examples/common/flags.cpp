@@ -95,6 +95,12 @@ void add_sample(CLI::App* app, options& o) {
   app->add_option("--characters", o.characters, "length of the text to write, in characters (default: 400)")
       ->check(between(1, 1 << 30))
       ->type_name("N");
+  app->add_option("--continuations", o.continuations,
+                  "texts to write, each with random numbers of its own (default: 1). A model that looks at a group of sequences decodes whole "
+                  "groups, all with "
+                  "this prompt, and those not asked for are not shown")
+      ->check(between(1, 4096))
+      ->type_name("N");
   app->add_option("--temperature", o.temperature, "0: always the likeliest token (default: 0.8)")->check(between(0, 100))->type_name("T");
   app->add_option("--top-p", o.top_p, "draw from the likeliest tokens that together have this probability (default: 0.95)")
       ->check(between(0, 1))

@@ -55,28 +55,29 @@ class memory_engine : public engine {
     zeroed_ = true;
   }
 
-  index_t longest_context() const override { return state_bytes(1) == state_bytes(4096) ? std::numeric_limits<index_t>::max() : length_; }
+  index_t longest_context() const override { return state_bytes(1, 1) == state_bytes(4096, 1) ? std::numeric_limits<index_t>::max() : length_; }
   void start_decoding() override {
     moe::arena state(decoding_, decoding_bytes_);
-    start_state(space_, state, length_);
+    start_states(space_, state, length_, decoded_);
   }
-  moe::in<float, moe::dyn> decode(token_view token) override;
+  index_t decoded() const override { return decoded_; }
+  moe::in<float, moe::dyn, moe::dyn> decode(token_view token) override;
 
  protected:
   // What the model adds. All pointers and views are memory of the device.
   virtual std::size_t activation_bytes(sequence_shape n) const = 0;
   virtual std::size_t scratch_bytes(space const& s, sequence_shape n) const = 0;
-  virtual std::size_t state_bytes(index_t capacity) const = 0;
-  virtual std::size_t decode_scratch_bytes(space const& s, index_t rows, index_t capacity) const = 0;
+  virtual std::size_t state_bytes(index_t capacity, index_t sequences) const = 0;
+  virtual std::size_t decode_scratch_bytes(space const& s, sequence_shape n, index_t capacity) const = 0;
   virtual void initial_weights(float* host, std::uint64_t seed) const = 0;
   /// Activations of all later passes lie in `memory`.
   virtual void reserve(space const& s, moe::arena& memory, sequence_shape n) = 0;
   virtual losses pass_with_gradient(space const& s, T const* w, float* g, token_view token, token_view target, double scale, moe::arena& scratch) = 0;
   virtual losses pass(space const& s, T const* w, token_view token, token_view target, moe::arena& scratch) = 0;
-  /// What decoding keeps of earlier tokens lies in `memory`.
-  virtual void start_state(space const& s, moe::arena& memory, index_t capacity) = 0;
-  /// The logits [token.size(), vocab] behind each of the next tokens.
-  virtual void decode_rows_of(space const& s, T const* w, token_view token, moe::matrix_view<float> logits, moe::arena& scratch) = 0;
+  /// What decoding keeps of the earlier tokens of each sequence lies in `memory`.
+  virtual void start_states(space const& s, moe::arena& memory, index_t capacity, index_t sequences) = 0;
+  /// The logits [n.tokens(), vocab] behind each of the next n.length tokens of n.sequences sequences.
+  virtual void decode_next(space const& s, T const* w, token_view token, sequence_shape n, moe::matrix_view<float> logits, moe::arena& scratch) = 0;
 
   space space_;
 
@@ -89,6 +90,13 @@ class memory_engine : public engine {
     else return tensors_.weights;
   }
   void allocate_host(sequence_shape n, purpose what);
+  /// Sequences and tokens of each that one call of decode takes.
+  sequence_shape decoding_shape(sequence_shape n, purpose what) const {
+    index_t const sequences = what == purpose::decoding ? n.sequences : this->group_size();
+    moe::expects(sequences >= 1 && sequences % this->group_size() == 0, moe::errc::bad_argument, "decoding ", sequences,
+                 " sequences: the model looks at ", this->group_size(), " together, needs a multiple of it");
+    return {sequences, std::max<index_t>(1, decode_rows / sequences)};
+  }
   void send_batch();
   template <class U>
   void copy(U* to, U const* from, index_t n) const {
@@ -101,12 +109,12 @@ class memory_engine : public engine {
   moe::vector_view<moe::bf16> rounded_;  ///< the copy of the weights, on the device; empty where passes read the weights themselves
   moe::vector_view<int> token_, target_, host_token_, host_target_;
   moe::matrix_view<float> logits_;
-  moe::vector_view<float> host_logits_;
+  moe::matrix_view<float> host_logits_;
   moe::vector_view<double> norm_;
   moe::arena scratch_;
   std::byte* decoding_ = nullptr;
   std::size_t decoding_bytes_ = 0;
-  index_t length_ = 0;
+  index_t length_ = 0, decoded_ = 1;
   bool zeroed_ = false;  ///< the gradients, by the last update
 };
 
@@ -116,15 +124,18 @@ memory_plan memory_engine<Device, T>::plan(sequence_shape n, purpose what) const
   plan.weights = buffer_bytes();
   if (rounds) plan.rounded = moe::aligned(static_cast<std::size_t>(buffer_size()) * sizeof(T));
   if (what == purpose::training) plan.gradients = plan.weights, plan.moments = 2 * plan.weights;
-  plan.scratch = moe::aligned(decode_scratch_bytes(space_, decode_rows, n.length));
+  sequence_shape const next = decoding_shape(n, what);
+  plan.scratch = moe::aligned(decode_scratch_bytes(space_, next, n.length));
   if (what != purpose::decoding) {
     plan.activations = moe::aligned(activation_bytes(n));
     plan.scratch = std::max(plan.scratch, moe::aligned(scratch_bytes(space_, n)));
   }
   if (what == purpose::training) plan.scratch = std::max(plan.scratch, moe::aligned(moe::global_norm_scratch_bytes(space_, buffer_size())));
-  plan.batch = 2 * moe::aligned(static_cast<std::size_t>(what == purpose::decoding ? decode_rows : std::max(n.tokens(), decode_rows)) * sizeof(int)) +
-               moe::alignment;  // and the norm
-  plan.decoding = moe::aligned(state_bytes(n.length)) + moe::aligned(static_cast<std::size_t>(decode_rows * vocab()) * sizeof(float));
+  plan.batch =
+      2 * moe::aligned(static_cast<std::size_t>(what == purpose::decoding ? next.tokens() : std::max(n.tokens(), next.tokens())) * sizeof(int)) +
+      moe::alignment;  // and the norm
+  plan.decoding =
+      moe::aligned(state_bytes(n.length, next.sequences)) + moe::aligned(static_cast<std::size_t>(next.tokens() * vocab()) * sizeof(float));
   return plan;
 }
 
@@ -133,18 +144,19 @@ void memory_engine<Device, T>::allocate(sequence_shape n, purpose what) {
   memory_plan const p = plan(n, what);
   memory_ = typename Device::buffer(p.total());
   moe::arena all(memory_.data(), memory_.bytes());
-  index_t const tokens = what == purpose::decoding ? decode_rows : std::max(n.tokens(), decode_rows);
+  sequence_shape const next = decoding_shape(n, what);
+  index_t const tokens = what == purpose::decoding ? next.tokens() : std::max(n.tokens(), next.tokens());
   tensors_ = {.weights = all.take<float>(buffer_size())};
   if (what == purpose::training)
     for (float** const t : {&tensors_.gradients, &tensors_.first, &tensors_.second}) *t = all.take<float>(buffer_size());
   if constexpr (rounds) rounded_ = all.vec<T>(buffer_size());
   token_ = all.vec<int>(tokens), target_ = all.vec<int>(tokens), norm_ = all.vec<double>(1);
   if (what != purpose::decoding) reserve(space_, all, n);
-  logits_ = all.mat<float>(decode_rows, vocab());
-  decoding_bytes_ = moe::aligned(state_bytes(n.length));
+  logits_ = all.mat<float>(next.tokens(), vocab());
+  decoding_bytes_ = moe::aligned(state_bytes(n.length, next.sequences));
   decoding_ = all.take<std::byte>(static_cast<index_t>(decoding_bytes_));
   scratch_ = moe::arena(all.take<std::byte>(static_cast<index_t>(p.scratch)), p.scratch);
-  length_ = n.length, zeroed_ = false;
+  length_ = n.length, decoded_ = next.sequences, zeroed_ = false;
   allocate_host(n, what);
   auto const batch = [&](moe::vector_view<int> all_tokens) { return what == purpose::decoding ? all_tokens : moe::vec(all_tokens.data(), n.tokens()); };
   host_token_ = batch(host_token_), host_target_ = batch(host_target_);
@@ -162,7 +174,7 @@ void memory_engine<Device, T>::allocate_host(sequence_shape, purpose) {
     for (auto const member : {&host_tensors::weights, &host_tensors::gradients, &host_tensors::first, &host_tensors::second})
       if (tensors_.*member != nullptr) host_.*member = a.take<float>(buffer_size());
     host_token_ = a.vec<int>(token_.size()), host_target_ = a.vec<int>(target_.size());
-    host_logits_ = a.vec<float>(vocab());
+    host_logits_ = a.mat<float>(decoded_, vocab());
   };
   moe::arena measure;
   lay_out(measure);
@@ -221,19 +233,20 @@ double memory_engine<Device, T>::gradient_norm() {
 }
 
 template <class Device, class T>
-moe::in<float, moe::dyn> memory_engine<Device, T>::decode(token_view token) {
-  index_t const rows = token.size();
-  moe::expects(rows >= 1 && rows <= decode_rows, moe::errc::bad_argument, "decode: ", rows, " tokens, needs 1 to ", decode_rows);
+moe::in<float, moe::dyn, moe::dyn> memory_engine<Device, T>::decode(token_view token) {
+  sequence_shape const n{decoded_, token.size() / decoded_};
+  moe::expects(n.length >= 1 && n.length <= this->decoded_at_once() && n.tokens() == token.size(), moe::errc::bad_argument, "decode: ", token.size(),
+               " tokens of ", decoded_, " sequences, needs 1 to ", this->decoded_at_once(), " of each");
   token_view here = token;
   if constexpr (!Device::is_host) {
-    copy(token_.data(), token.data(), rows);
-    here = moe::vec(static_cast<int const*>(token_.data()), rows);
+    copy(token_.data(), token.data(), n.tokens());
+    here = moe::vec(static_cast<int const*>(token_.data()), n.tokens());
   }
   moe::arena scratch = scratch_;
-  decode_rows_of(space_, weights_of_passes(), here, moe::mat(logits_.data(), rows, vocab()), scratch);
-  float const* const last = logits_.row(rows - 1);
-  if constexpr (Device::is_host) return moe::vec(last, vocab());
-  copy(host_logits_.data(), last, vocab());
+  decode_next(space_, weights_of_passes(), here, n, moe::mat(logits_.data(), n.tokens(), vocab()), scratch);
+  auto const last = moe::mat(logits_.row(n.length - 1), decoded_, vocab()).with_row_stride(n.length * vocab());
+  if constexpr (Device::is_host) return last;
+  for (index_t s = 0; s < decoded_; ++s) copy(host_logits_.row(s), static_cast<float const*>(last.row(s)), vocab());
   space_.wait();
   return host_logits_;
 }

@@ -38,11 +38,13 @@ class model_engine final : public memory_engine<Device, T> {
     return moe::nn::detail::measured([&](moe::arena& a) { activations(this->space_, a, n); });
   }
   std::size_t scratch_bytes(space const& s, sequence_shape n) const override { return Model::template scratch_bytes<T>(s, n); }
-  std::size_t state_bytes(index_t capacity) const override {
-    return moe::nn::detail::measured([&](moe::arena& a) { state(this->space_, a, capacity); });
+  std::size_t state_bytes(index_t capacity, index_t sequences) const override {
+    return moe::nn::detail::measured([&](moe::arena& a) {
+      for (index_t i = 0; i < sequences; ++i) state(this->space_, a, capacity);
+    });
   }
-  std::size_t decode_scratch_bytes(space const& s, index_t rows, index_t capacity) const override {
-    return Model::template logits_scratch_bytes<T>(s, rows, capacity);
+  std::size_t decode_scratch_bytes(space const& s, sequence_shape n, index_t capacity) const override {
+    return Model::template logits_of_group_scratch_bytes<T>(s, n, capacity);
   }
   void initial_weights(float* host, std::uint64_t seed) const override { moe::nn::initialise<Model, space>(host, seed); }
 
@@ -58,9 +60,13 @@ class model_engine final : public memory_engine<Device, T> {
     Model::loss(s, w, token, target, shape_, *activations_, scratch);
     return last_losses(s);
   }
-  void start_state(space const& s, moe::arena& memory, index_t capacity) override { state_.emplace(s, memory, capacity); }
-  void decode_rows_of(space const& s, T const* w, token_view token, moe::matrix_view<float> logits, moe::arena& scratch) override {
-    Model::logits(s, w, token, *state_, logits, scratch);
+  void start_states(space const& s, moe::arena& memory, index_t capacity, index_t sequences) override {
+    states_.clear();
+    states_.reserve(static_cast<std::size_t>(sequences));
+    for (index_t i = 0; i < sequences; ++i) states_.emplace_back(s, memory, capacity);
+  }
+  void decode_next(space const& s, T const* w, token_view token, sequence_shape n, moe::matrix_view<float> logits, moe::arena& scratch) override {
+    Model::logits_of_group(s, w, token, n, std::span<state>(states_), logits, scratch);
   }
 
  private:
@@ -97,7 +103,7 @@ class model_engine final : public memory_engine<Device, T> {
 
   sequence_shape shape_;
   std::optional<activations> activations_;
-  std::optional<state> state_;
+  std::vector<state> states_;  ///< of the sequences that are decoded
 };
 
 /// The engine of a preset's model. Not inline: a program can compile each number type in a unit of its own, by `extern template` and an explicit

@@ -33,7 +33,7 @@ struct options {
   index_t overlap = 0;                          ///< eval: tokens of context that windows share
   bool whole = false;                           ///< eval: all of the file, not its last tenth
   std::string prompt;
-  index_t characters = 400;
+  index_t characters = 400, continuations = 1;
   double temperature = 0.8, top_p = 0.95;
 };
 

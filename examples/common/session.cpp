@@ -23,13 +23,14 @@ evaluation evaluate(engine& model, sequence_shape n, evaluation_windows const& w
                     index_t every, index_t count, std::function<bool(index_t done)> const& stop) {
   evaluation e;
   auto const token = model.token(), target = model.target();
+  evaluation_order const order{count, n.sequences, model.group_size() > 1};
   double const start = now();
-  // Windows that follow each other are of different groups: the first input of one is the last target of the other.
-  index_t const group = model.group_size(), groups = (count + n.sequences - 1) / n.sequences * (n.sequences / group);
-  for (index_t done = 0; done < count && !(stop && stop(done)); done += n.sequences) {
+  for (index_t step = 0; step < order.steps() && !(stop && stop(step * n.sequences)); ++step) {
     for (index_t s = 0; s < n.sequences; ++s) {
-      index_t const nth = (done + s) / group + (done + s) % group * groups, window = nth < count ? first + nth * every : windows.count();
-      windows.fill(window, moe::vec(token.data() + s * n.length, n.length), moe::vec(target.data() + s * n.length, n.length));
+      auto const [number, counts] = order.at(step, s);
+      auto const own = moe::vec(target.data() + s * n.length, n.length);
+      windows.fill(counts || order.apart ? first + number * every : windows.count(), moe::vec(token.data() + s * n.length, n.length), own);
+      if (!counts) std::fill_n(own.data(), n.length, -1);
     }
     losses const l = model.loss();
     e.nats += l.cross_entropy_sum;
@@ -42,39 +43,60 @@ evaluation evaluate(engine& model, sequence_shape n, evaluation_windows const& w
   return e;
 }
 
+void check_batch(engine const& model, index_t batch, std::string const& from) {
+  expects(batch % model.group_size() == 0, errc::bad_argument, from, " is ", batch, ", needs to be a multiple of ", model.group_size(),
+          ": the model looks at as many sequences together");
+}
+
 namespace {
 
-/// Feeds tokens in pieces; returns the row of logits behind the last.
-moe::in<float, moe::dyn> feed(engine& model, std::vector<int> const& ids) {
-  index_t const n = static_cast<index_t>(ids.size());
-  moe::in<float, moe::dyn> logits;
-  for (index_t at = 0; at < n; at += decode_rows) logits = model.decode(moe::vec(ids.data() + at, std::min(decode_rows, n - at)));
+/// Feeds sequences of one length in pieces; returns the logits behind the last token of each.
+moe::in<float, moe::dyn, moe::dyn> feed(engine& model, std::vector<std::vector<int>> const& sequences) {
+  index_t const length = static_cast<index_t>(sequences.front().size());
+  moe::in<float, moe::dyn, moe::dyn> logits;
+  std::vector<int> piece;
+  for (index_t at = 0, next; at < length; at = next) {
+    next = std::min(at + model.decoded_at_once(), length);
+    piece.clear();
+    for (auto const& ids : sequences) piece.insert(piece.end(), ids.begin() + at, ids.begin() + next);
+    logits = model.decode(moe::vec(static_cast<int const*>(piece.data()), static_cast<index_t>(piece.size())));
+  }
   return logits;
 }
 
 }  // namespace
 
-void generate(engine& model, codec const& codec, generation const& g, std::function<bool(std::string const&)> const& piece) {
-  std::vector<int> context = codec.encode(g.prompt.empty() ? "\n" : g.prompt);  // what a new start would read: nothing where there is no limit
+void generate(engine& model, codec const& codec, generation const& g, std::function<bool(index_t, std::string const&)> const& piece) {
+  auto const n = static_cast<std::size_t>(model.decoded());
+  expects(g.continuations >= 1 && g.continuations <= model.decoded(), errc::bad_argument, g.continuations, " continuations of ", n,
+          " sequences that are decoded");
+  std::vector<int> const prompt = codec.encode(g.prompt.empty() ? "\n" : g.prompt);
+  std::vector<std::vector<int>> context(n, prompt);  // what a new start would read: nothing more where there is no limit
   index_t const longest = model.longest_context();
   bool const limited = longest < std::numeric_limits<index_t>::max();
   auto const start = [&] {
-    if (limited && static_cast<index_t>(context.size()) > longest / 2 + 1) context.erase(context.begin(), context.end() - (longest / 2 + 1));
+    for (auto& ids : context)
+      if (limited && static_cast<index_t>(ids.size()) > longest / 2 + 1) ids.erase(ids.begin(), ids.end() - (longest / 2 + 1));
     model.start_decoding();
     return feed(model, context);
   };
   sampler draw(g.temperature, g.top_p);
-  moe::random_stream const random{g.seed, moe::random_purpose::sampling, 0};
   auto logits = start();
-  index_t bytes = 0;
-  for (std::uint64_t i = 0; bytes < g.characters; ++i) {
-    auto const usable = moe::vec(logits.data(), codec.size());  // a model may have more rows than the tokenizer has tokens
-    int const id = draw.draw(usable, random.uniform(i));
-    bytes += static_cast<index_t>(codec.token(id).size());
-    if (!piece(codec.token(id))) break;
-    if (limited) context.push_back(id);
-    bool const full = limited && static_cast<index_t>(context.size()) > longest;
-    logits = full ? start() : model.decode(moe::vec(&id, 1));
+  std::vector<index_t> bytes(n);
+  std::vector<int> next(n);
+  auto const done = [&] { return *std::min_element(bytes.begin(), bytes.begin() + g.continuations) >= g.characters; };
+  for (std::uint64_t i = 0; !done(); ++i) {
+    for (std::size_t s = 0; s < n; ++s) {
+      auto const usable = moe::vec(logits.row(static_cast<index_t>(s)), codec.size());  // a model may have more rows than the tokenizer has tokens
+      moe::random_stream const random{g.seed, moe::random_purpose::sampling, static_cast<std::uint32_t>(s)};
+      int const id = next[s] = draw.draw(usable, random.uniform(i));
+      bool const wanted = static_cast<index_t>(s) < g.continuations && bytes[s] < g.characters;
+      bytes[s] += static_cast<index_t>(codec.token(id).size());
+      if (wanted && !piece(static_cast<index_t>(s), codec.token(id))) return;
+      if (limited) context[s].push_back(id);
+    }
+    bool const full = limited && static_cast<index_t>(context[0].size()) > longest;
+    logits = full ? start() : model.decode(moe::vec(static_cast<int const*>(next.data()), static_cast<index_t>(n)));
   }
 }
 

@@ -21,7 +21,8 @@ struct evaluation {
   double bits_per_byte() const;
 };
 
-/// Losses of the windows `first`, `first + every`, ... (`count` of them); stops early, with what it has, when `stop` says so.
+/// Losses of the windows `first`, `first + every`, ... (`count` of them), in the order of evaluation_order; stops early, with what it has, when `stop`
+/// says so.
 evaluation evaluate(engine& model, sequence_shape n, evaluation_windows const& windows, std::vector<int> const& token_bytes,
                     index_t first, index_t every, index_t count, std::function<bool(index_t done)> const& stop = {});
 
@@ -30,11 +31,19 @@ struct generation {
   index_t characters = 400;
   double temperature = 0.8, top_p = 0.95;
   std::uint64_t seed = 1;
+  index_t continuations = 1;  ///< of the sequences that the engine decodes, the first ones
 };
-/// The continuation of a prompt, at least `characters` bytes, in pieces, each given to `piece`, which ends it by false. Decoded with the state of earlier
-/// tokens: where that grows, decoding starts anew from the later half of the longest context when that is full; where it does not, a token costs the same time
-/// and no memory however many came before. The same for any number of threads.
-void generate(engine& model, codec const& codec, generation const& g, std::function<bool(std::string const&)> const& piece);
+/// Continuations of a prompt, each at least `characters` bytes and with random numbers of its own, in pieces: piece(which, text) ends all by false.
+/// Decoded with the state of earlier tokens: where that grows, decoding starts anew from the later half of the longest context when that is full; where
+/// it does not, a token costs the same time and no memory however many came before. The same for any number of threads. Where the model looks at a
+/// group of sequences, a continuation depends on the others of its group and on none else, not on how many are asked for.
+void generate(engine& model, codec const& codec, generation const& g, std::function<bool(index_t, std::string const&)> const& piece);
+/// Sequences that have to be decoded for so many continuations: whole groups.
+inline index_t sequences_for(engine const& model, index_t continuations) {
+  return (continuations + model.group_size() - 1) / model.group_size() * model.group_size();
+}
+/// Throws bad_argument unless the model can look at so many sequences; `from` says where the number comes from.
+void check_batch(engine const& model, index_t batch, std::string const& from);
 /// For a terminal: control characters and bytes that are no UTF-8 become '?'.
 std::string printable(std::string_view text);
 /// Bytes of `text` before a character that may not be complete yet.

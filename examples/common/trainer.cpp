@@ -71,6 +71,9 @@ std::unique_ptr<engine> engine_on(std::string const& device, std::string const& 
 int evaluate_command(engine& model, preset const& p, options const& o) {
   opened const run = open_run(model, p, o);
   sequence_shape const n{run.config.batch, run.config.length};
+  check_batch(model, n.sequences, "the batch of the run");
+  moe::expects(o.overlap == 0 || model.group_size() == 1, moe::errc::bad_argument, "--overlap is ", o.overlap, ", but the model looks at ",
+               model.group_size(), " windows together: those that share text would show each other what comes next");
   corpus const text = load_corpus(o.data);
   console out(stdout);
   out.print("checkpoint: " + run.where.saved->path + ", step " + std::to_string(run.where.saved->step));
@@ -100,23 +103,51 @@ int evaluate_command(engine& model, preset const& p, options const& o) {
   return 0;
 }
 
+namespace {
+
+/// Texts as they are written: the only one piece by piece, several one after the other at the end.
+class written_texts {
+ public:
+  written_texts(std::string const& prompt, index_t n) : prompt_(printable(prompt)), text_(static_cast<std::size_t>(n)) {
+    if (n == 1) std::fputs(prompt_.c_str(), stdout);
+  }
+  bool add(index_t which, std::string const& piece) {
+    std::string& text = text_[static_cast<std::size_t>(which)];
+    text += piece;
+    if (text_.size() > 1) return true;
+    std::string const ready = text.substr(0, complete_characters(text));  // a token may end inside a character
+    text.erase(0, ready.size());
+    std::fputs(printable(ready).c_str(), stdout);
+    return std::fflush(stdout) == 0;
+  }
+  void end() const {
+    if (text_.size() == 1) return void(std::printf("%s\n", printable(text_[0]).c_str()));
+    for (std::size_t i = 0; i < text_.size(); ++i)
+      std::printf("%scontinuation %zu of %zu:\n%s%s\n", i == 0 ? "" : "\n", i + 1, text_.size(), prompt_.c_str(), printable(text_[i]).c_str());
+  }
+
+ private:
+  std::string prompt_;
+  std::vector<std::string> text_;
+};
+
+}  // namespace
+
 int sample_command(engine& model, preset const& p, options const& o) {
   opened const run = open_run(model, p, o);
-  model.allocate({1, run.config.length}, purpose::decoding);
+  model.allocate({sequences_for(model, o.continuations), run.config.length}, purpose::decoding);
   load_weights(model, run);
   stop_signals const signals;
-  std::fputs(printable(o.prompt).c_str(), stdout);
-  std::string pending;  // a token may end inside a character
+  written_texts texts(o.prompt, o.continuations);
   generate(model, run.tokens,
-           {.prompt = o.prompt, .characters = o.characters, .temperature = o.temperature, .top_p = o.top_p, .seed = o.seed.value_or(1)},
-           [&](std::string const& piece) {
-             pending += piece;
-             std::string const ready = pending.substr(0, complete_characters(pending));
-             pending.erase(0, ready.size());
-             std::fputs(printable(ready).c_str(), stdout);
-             return std::fflush(stdout) == 0 && stop_signals::received() == 0;
-           });
-  std::printf("%s\n", printable(pending).c_str());
+           {.prompt = o.prompt,
+            .characters = o.characters,
+            .temperature = o.temperature,
+            .top_p = o.top_p,
+            .seed = o.seed.value_or(1),
+            .continuations = o.continuations},
+           [&](index_t which, std::string const& piece) { return texts.add(which, piece) && stop_signals::received() == 0; });
+  texts.end();
   int const signal = stop_signals::received();
   return signal == 0 ? 0 : 128 + signal;
 }
@@ -132,7 +163,9 @@ int run(int argc, char const* const* argv, std::span<device_choice const> device
     if (o.what == command::sample) return sample_command(model, settings, o);
     if (!o.dry_run) return train(model, settings, o);
     if (o.threads > 0) model.use_threads(o.threads);
-    dry_run(model, settings, new_config(o, settings, model.vocab()));
+    run_config const config = new_config(o, settings, model.vocab());
+    check_batch(model, config.batch, "--batch");
+    dry_run(model, settings, config);
     return 0;
   } catch (usage_exit const& e) {
     std::fputs(e.text.c_str(), e.code == 0 ? stdout : stderr);

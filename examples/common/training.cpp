@@ -90,6 +90,7 @@ class training {
 
 void training::open_directory() {
   config_ = new_config(options_, preset_, model_.vocab());
+  check_batch(model_, config_.batch, "--batch");
   if (!options_.from.empty()) open_origin();
   place_ = options_.resume ? existing_place(options_, preset_) : new_place(options_, preset_);
   moe::make_directories(place_.directory);
@@ -372,7 +373,7 @@ void training::finish() {
   out_.print("evaluated " + thousands(e.tokens) + " tokens in " + duration_text(e.seconds) + ", each from the " + std::to_string(config_.length) +
              " tokens of its window at most; perplexity per token " + fixed(std::exp(e.nats / static_cast<double>(e.tokens)), 2));
   std::string text;
-  generate(model_, *codec_, {.prompt = "\n", .seed = config_.seed}, [&](std::string const& piece) {
+  generate(model_, *codec_, {.prompt = "\n", .seed = config_.seed}, [&](index_t, std::string const& piece) {
     text += piece;
     return stop_signals::received() == 0;
   });

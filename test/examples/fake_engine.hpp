@@ -17,6 +17,7 @@ struct faults {
   index_t poison_pass = -1;               ///< the gradient of this pass (counted from 0) gets a NaN
   int raise_pass = -1, raise_signal = 0;  ///< sends this signal to the process in that pass
   bool constant_state = false;            ///< no fault: decoding keeps as much however many tokens came before
+  index_t group = 1;  ///< no fault: sequences that the model looks at together; the logits of one are then those of its group's first
 };
 
 inline faults injected;
@@ -30,6 +31,7 @@ class bigram_of final : public trainer::memory_engine<trainer::cpu_device, T> {
   index_t starts = 0;  ///< of decoding
 
   index_t vocab() const override { return 256; }
+  index_t group_size() const override { return injected.group; }
   index_t buffer_size() const override { return 256 * 256 + 16; }
   index_t active_parameters() const override { return 256; }
   double flops_per_token(index_t) const override { return 6 * 256; }
@@ -52,8 +54,10 @@ class bigram_of final : public trainer::memory_engine<trainer::cpu_device, T> {
   }
   std::size_t activation_bytes(trainer::sequence_shape n) const override { return moe::aligned(static_cast<std::size_t>(n.tokens()) * sizeof(int)); }
   std::size_t scratch_bytes(moe::cpu const&, trainer::sequence_shape) const override { return 256 * sizeof(double); }
-  std::size_t state_bytes(index_t capacity) const override { return injected.constant_state ? 64 : 64 * static_cast<std::size_t>(capacity); }
-  std::size_t decode_scratch_bytes(moe::cpu const&, index_t, index_t) const override { return 0; }
+  std::size_t state_bytes(index_t capacity, index_t sequences) const override {
+    return 64 * static_cast<std::size_t>(sequences * (injected.constant_state ? 1 : capacity));
+  }
+  std::size_t decode_scratch_bytes(moe::cpu const&, trainer::sequence_shape, index_t) const override { return 0; }
 
   void reserve(moe::cpu const&, moe::arena& memory, trainer::sequence_shape n) override { last_ = memory.vec<int>(n.tokens()); }
   trainer::losses pass_with_gradient(moe::cpu const&, T const* w, float* g, trainer::token_view token, trainer::token_view target, double scale,
@@ -67,15 +71,18 @@ class bigram_of final : public trainer::memory_engine<trainer::cpu_device, T> {
   trainer::losses pass(moe::cpu const&, T const* w, trainer::token_view token, trainer::token_view target, moe::arena& scratch) override {
     return pass_over(w, nullptr, token, target, 0, scratch);
   }
-  void start_state(moe::cpu const&, moe::arena& memory, index_t capacity) override {
-    memory.take<std::byte>(static_cast<index_t>(state_bytes(capacity)));
+  void start_states(moe::cpu const&, moe::arena& memory, index_t capacity, index_t sequences) override {
+    memory.take<std::byte>(static_cast<index_t>(state_bytes(capacity, sequences)));
     ++starts, position_ = 0;
   }
-  void decode_rows_of(moe::cpu const&, T const* w, trainer::token_view token, moe::matrix_view<float> logits, moe::arena&) override {
-    position_ += token.extent<0>();
+  void decode_next(moe::cpu const&, T const* w, trainer::token_view token, trainer::sequence_shape n, moe::matrix_view<float> logits,
+                   moe::arena&) override {
+    position_ += n.length;
     moe::expects(position_ <= this->longest_context(), moe::errc::shape_mismatch, "bigram: ", position_, " tokens of a sequence");
-    for (index_t t = 0; t < token.extent<0>(); ++t)
-      for (int i = 0; i < 256; ++i) logits(t, i) = static_cast<float>(w[place<T>(token(t), i)]);
+    for (index_t t = 0; t < token.extent<0>(); ++t) {
+      index_t const first = t / n.length / injected.group * injected.group * n.length + t % n.length;
+      for (int i = 0; i < 256; ++i) logits(t, i) = static_cast<float>(w[place<T>(token(first), i)]);
+    }
   }
 
  private:

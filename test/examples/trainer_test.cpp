@@ -149,7 +149,7 @@ TEST_CASE("trainer: a model whose state does not grow decodes any number of toke
     trainer::generate(
         model, bytes,
         {.prompt = "a prompt of more than sixteen bytes, and of more than the thirty-two of a piece", .characters = 500, .temperature = 3},
-        [&](std::string const& piece) { return texts[constant] += piece, true; });
+        [&](index_t, std::string const& piece) { return texts[constant] += piece, true; });
     CHECK(texts[constant].size() == 500);
     CHECK(model.starts == (constant ? 1 : 1 + 500 / 8));  // the 8th token behind 9 of the prompt is one too many
   }
