@@ -106,6 +106,29 @@ class Cases:
         ys, weight, run = self.combined(True)
         return self.backward(run(), [ys, weight]), "autograd of index_select + bmm"
 
+    def grouped(self):
+        """Weights [groups, group, experts], tokens and mixed tokens, group by group already."""
+        n = self.n
+        groups = n["tokens"] // n["group"]
+        sizes = ((n["group"], n["experts"]), (n["group"], n.get("d", 1)), (n["experts"], n.get("d", 1)))
+        return [self.rand(groups, *size) for size in sizes]
+
+    def group_softmax(self):
+        weight, _, _ = self.grouped()
+        return lambda: weight.softmax(1), "softmax over a group"
+
+    def mix_tokens(self):
+        weight, x, _ = self.grouped()
+        return lambda: torch.bmm(weight.transpose(1, 2), x), "bmm"
+
+    def redistribute_tokens(self):
+        weight, _, mixed = self.grouped()
+        return lambda: torch.bmm(weight, mixed), "bmm"
+
+    def mixing_weight_gradient(self):
+        _, x, mixed = self.grouped()
+        return lambda: torch.bmm(x, mixed.transpose(1, 2)), "bmm"
+
     def gemm(self):
         a, b = self.rand(self.n["m"], self.n["k"]), self.rand(self.n["n"], self.n["k"])
         return lambda: F.linear(a, b), "linear"
