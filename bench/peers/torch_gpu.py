@@ -106,7 +106,7 @@ class Cases:
         ys, weight, run = self.combined(True)
         return self.backward(run(), [ys, weight]), "autograd of index_select + bmm"
 
-    def grouped(self):
+    def by_group(self):
         """Weights [groups, group, experts], tokens and mixed tokens, group by group already."""
         n = self.n
         groups = n["tokens"] // n["group"]
@@ -114,19 +114,19 @@ class Cases:
         return [self.rand(groups, *size) for size in sizes]
 
     def group_softmax(self):
-        weight, _, _ = self.grouped()
+        weight, _, _ = self.by_group()
         return lambda: weight.softmax(1), "softmax over a group"
 
     def mix_tokens(self):
-        weight, x, _ = self.grouped()
+        weight, x, _ = self.by_group()
         return lambda: torch.bmm(weight.transpose(1, 2), x), "bmm"
 
     def redistribute_tokens(self):
-        weight, _, mixed = self.grouped()
+        weight, _, mixed = self.by_group()
         return lambda: torch.bmm(weight, mixed), "bmm"
 
     def mixing_weight_gradient(self):
-        _, x, mixed = self.grouped()
+        _, x, mixed = self.by_group()
         return lambda: torch.bmm(x, mixed.transpose(1, 2)), "bmm"
 
     def gemm(self):
