@@ -155,27 +155,33 @@ TEST_CASE_TEMPLATE("biased_topk: agrees with a sort, forward and backward", T, f
   for (index_t tokens : test::on_cuda ? std::vector<index_t>{0, 3} : std::vector<index_t>{0, 1, 5, 17})
     for (biases kind : {biases::none, biases::normal, biases::ties}) {
       for (index_t experts : test::on_cuda ? std::vector<index_t>{8, 33, 129} : std::vector<index_t>{8, 9, 15, 16, 17, 33, 64, 200}) {
-        compare<biased_topk_config{.k = 1, .renormalise = false}, T>(tokens, experts, kind);
         compare<biased_topk_config{.k = 2}, T>(tokens, experts, kind);
-        compare<biased_topk_config{.k = 8, .scale = 2.5}, T>(tokens, experts, kind);
-        compare<biased_topk_config{.k = 3, .renormalise = false, .scale = 0.5}, T>(tokens, experts, kind);
+        if constexpr (!test::on_cuda) {  // that both spaces have the same numbers is a test of its own below
+          compare<biased_topk_config{.k = 1, .renormalise = false}, T>(tokens, experts, kind);
+          compare<biased_topk_config{.k = 8, .scale = 2.5}, T>(tokens, experts, kind);
+          compare<biased_topk_config{.k = 3, .renormalise = false, .scale = 0.5}, T>(tokens, experts, kind);
+        }
       }
       for (index_t size : test::on_cuda ? std::vector<index_t>{8, 37} : std::vector<index_t>{2, 3, 8, 16, 19, 31, 33, 37}) {
-        compare<biased_topk_config{.k = 4, .groups = 8, .kept_groups = 4}, T>(tokens, 8 * size, kind);
-        compare<biased_topk_config{.k = 2, .groups = 3, .kept_groups = 1}, T>(tokens, 3 * size, kind);
-        compare<biased_topk_config{.k = 3, .renormalise = false, .groups = 4, .kept_groups = 4}, T>(tokens, 4 * size, kind);
         compare<biased_topk_config{.k = 4, .score = score_function::softmax, .groups = 8, .kept_groups = 4}, T>(tokens, 8 * size, kind);
+        if constexpr (!test::on_cuda) {
+          compare<biased_topk_config{.k = 4, .groups = 8, .kept_groups = 4}, T>(tokens, 8 * size, kind);
+          compare<biased_topk_config{.k = 2, .groups = 3, .kept_groups = 1}, T>(tokens, 3 * size, kind);
+          compare<biased_topk_config{.k = 3, .renormalise = false, .groups = 4, .kept_groups = 4}, T>(tokens, 4 * size, kind);
+        }
       }
-      compare<biased_topk_config{.k = 2, .score = score_function::softmax}, T>(tokens, 21, kind);
       compare<biased_topk_config{.k = 2, .score = score_function::softmax, .renormalise = false, .scale = 1.5}, T>(tokens, 40, kind);
       compare<biased_topk_config{.k = 5, .groups = 32, .kept_groups = 31}, T>(tokens, 32, kind);  // groups of one
     }
-  compare<biased_topk_config{.k = 1, .renormalise = false}, T>(3, 1, biases::normal);
-  compare<biased_topk_config{.k = 3}, T>(3, 3, biases::normal);
-  compare<biased_topk_config{.k = 33}, T>(2, 40, biases::normal);
-  compare<biased_topk_config{.k = 8, .groups = 8, .kept_groups = 4}, T>(3, 600, biases::normal);
   compare<biased_topk_config{.k = 2}, T>(2, 530, biases::normal);
-  if (!test::on_cuda) compare<biased_topk_config{.k = 8, .groups = 8, .kept_groups = 4}, T>(3, 1032, biases::normal);
+  if constexpr (!test::on_cuda) {
+    compare<biased_topk_config{.k = 2, .score = score_function::softmax}, T>(5, 21, biases::normal);
+    compare<biased_topk_config{.k = 1, .renormalise = false}, T>(3, 1, biases::normal);
+    compare<biased_topk_config{.k = 3}, T>(3, 3, biases::normal);
+    compare<biased_topk_config{.k = 33}, T>(2, 40, biases::normal);
+    compare<biased_topk_config{.k = 4, .groups = 8, .kept_groups = 4}, T>(3, 600, biases::normal);
+    compare<biased_topk_config{.k = 4, .groups = 8, .kept_groups = 4}, T>(3, 1032, biases::normal);  // more than are held
+  }
 }
 
 TEST_CASE_TEMPLATE("biased_topk: softmax without a bias is topk", T, float, double, bf16) {
@@ -391,8 +397,7 @@ void check_against_cpu(test::array<T> const& logits, test::array<T> const& bias,
 }  // namespace
 
 TEST_CASE_TEMPLATE("biased_topk: sigmoid scores, the bits of the CPU, for every execution and stride", T, float, double, bf16) {
-  constexpr biased_topk_config three{.k = 3, .scale = 2.5}, limited{.k = 3, .groups = 5, .kept_groups = 2},
-      plain{.k = 4, .renormalise = false, .groups = 5, .kept_groups = 3};
+  constexpr biased_topk_config three{.k = 3, .scale = 2.5}, limited{.k = 3, .groups = 5, .kept_groups = 2}, many{.k = 40, .renormalise = false};
   T const inf = T(infinity), low = T(-infinity), nan = test::quiet_nan<T>(), zero = T(0.0f), minus_zero = T(-0.0f), one = T(1.0f);
   T const values[] = {zero, minus_zero, one, one, T(-2.0f), inf, low, nan};
   test::array<T> few(30, 35), bias(35), lost(35);
@@ -407,7 +412,8 @@ TEST_CASE_TEMPLATE("biased_topk: sigmoid scores, the bits of the CPU, for every 
     test::array<T> logits(3, sizes[i % 4], sizes[i % 4] + 3, 1), b(sizes[i % 4]);
     logits.normal(static_cast<std::uint64_t>(i), 3.0), b.normal(7, 0.2);
     check_against_cpu<three>(logits, b, space, 1);
-    if (sizes[i % 4] > 5) check_against_cpu<limited>(logits, b, space, 2), check_against_cpu<plain>(logits, b, space);
+    if (sizes[i % 4] > 5) check_against_cpu<limited>(logits, b, space, 2);
+    if (sizes[i % 4] > 40) check_against_cpu<many>(logits, b, space);
   });
 }
 
