@@ -32,9 +32,11 @@
 #include <moe/nn/layer_norm.cuh>
 #include <moe/nn/linear.cuh>
 #include <moe/nn/mamba.cuh>
+#include <moe/nn/mixture_of_tokens_ffn.cuh>
 #include <moe/nn/moe_ffn.cuh>
 #include <moe/nn/residual.cuh>
 #include <moe/nn/rms_norm.cuh>
+#include <moe/nn/routers.cuh>
 
 #include <moe/optim/adamw.cuh>
 #include <moe/optim/clip.cuh>

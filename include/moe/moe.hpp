@@ -62,6 +62,7 @@
 #include <moe/nn/parameter.hpp>
 #include <moe/nn/residual.hpp>
 #include <moe/nn/rms_norm.hpp>
+#include <moe/nn/routers.hpp>
 #include <moe/nn/sequence.hpp>
 
 #include <moe/optim/adamw.hpp>

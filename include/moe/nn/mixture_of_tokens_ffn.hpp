@@ -106,8 +106,9 @@ struct mixture_of_tokens_ffn : layer_base {
     auto const mixed = scratch.mat<T>(a.rows(), d_model);
     auto const h = scratch.mat<T>(a.rows(), width);
     mix_tokens<T>(space, x, a.weight, a.groups, mixed);
-    grouped_gemm(space, mixed, a.offsets, parameters.template at<1>(space, w), a.pre, scratch);
-    detail::activate<C.activation, S, T>(space, a.pre, h);
+    auto const up = parameters.template at<1>(space, w);
+    if constexpr (keeps_panels<S>) hidden_forward<C.activation, T>(space, mixed, a.offsets, up, a.pre, h, scratch);
+    else grouped_gemm(space, mixed, a.offsets, up, a.pre, scratch), detail::activate<C.activation, S, T>(space, a.pre, h);
     grouped_gemm(space, h, a.offsets, parameters.template at<2>(space, w), mixed, scratch);
     redistribute_tokens<T>(space, mixed, a.weight, a.groups, y);
   }

@@ -7,6 +7,7 @@
 #include <moe/nn/linear.hpp>
 #include <moe/routing/balance.hpp>
 #include <moe/routing/dispatch_plan.hpp>
+#include <moe/routing/jitter.hpp>
 #include <moe/routing/router.hpp>
 
 namespace moe::inline MOE_ISA::nn {
@@ -32,7 +33,7 @@ struct routing_result {
         plan(dispatch_plan::take(a, n.tokens(), k, Experts)), losses(a.vec<double>(3)), shape(n) {
     if constexpr (Router::has_bias) {
       load = a.vec<index_t>(Experts);
-      if (load.data() != nullptr) fill(space, load, 0);
+      if (load.data() != nullptr) fill_multiples(space, load, 0);
     }
   }
 };
