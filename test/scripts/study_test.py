@@ -176,6 +176,7 @@ class EndToEnd(unittest.TestCase):
         self.assertIn("| its weights as token choice, before a step | 40 | 3.5000 (3.5000 to 3.5000) |", page)
         self.assertRegex(page, r"the loss rises at the transition, on average by 1\.7\d+: \*\*shown\*\*")
         self.assertIn("better than token choice: **shown**", page)
+        self.assertIn("| token choice after the transition | 0.80 | 1.40 | 0.100 |", page)
         self.assertEqual(list(made.folder.glob("*/step_*")), [])  # nothing reads a checkpoint any more
         before = len(self.calls("train"))
         self.assertEqual(self.finish(mixture_of_tokens, made)[0], page)
