@@ -51,6 +51,55 @@ void for_each_group_of_columns(cpu const& space, token_groups const& groups, ind
     for (index_t e = first; e < end; e += simd<A>::width) f(item / parts, e, end - e);
   });
 }
+inline constexpr index_t softmax_members = 64;  ///< of a group that are read once; of the others, exponentials are formed twice
+
+/// Softmax over the rows of one group for up to a vector of experts. Rows are often a power of two apart, where a cache holds only eight of them.
+template <class A>
+void softmax_of_group(spaced_rows<A const> const& x, spaced_rows<A> const& w, index_t members, index_t e, index_t n, A temperature) {
+  using V = simd<A>;
+  alignas(vector_bytes) A kept[softmax_members * V::width];
+  bool const divide = temperature != A(1);
+  auto const scaled = [&](index_t i) {
+    V const z = V::load(x.row(i) + e, n);
+    return divide ? z / V::all(temperature) : z;
+  };
+  V top = V::all(-std::numeric_limits<A>::infinity()), sum = V::zero();
+  for (index_t i = 0; i < members; ++i) {
+    V const z = scaled(i);
+    if (i < softmax_members) z.store(kept + i * V::width);
+    top = max(top, z);
+  }
+  for (index_t i = 0; i < members; ++i) {
+    V const p = exp((i < softmax_members ? V::load(kept + i * V::width) : scaled(i)) - top);
+    if (i < softmax_members) p.store(kept + i * V::width);
+    sum = sum + p;
+  }
+  for (index_t i = 0; i < members; ++i) {
+    V const p = i < softmax_members ? V::load(kept + i * V::width) : exp(scaled(i) - top);
+    (p / sum).store(w.row(i) + e, n);
+  }
+}
+/// Its gradient.
+template <class A>
+void softmax_gradient_of_group(spaced_rows<A const> const& w, spaced_rows<A const> const& d, spaced_rows<A> const& out, index_t members, index_t e,
+                               index_t n, A temperature) {
+  using V = simd<A>;
+  alignas(vector_bytes) A kept[2][softmax_members * V::width];
+  V sum = V::zero();
+  for (index_t i = 0; i < members; ++i) {
+    V const x = V::load(w.row(i) + e, n), y = V::load(d.row(i) + e, n);
+    if (i < softmax_members) x.store(kept[0] + i * V::width), y.store(kept[1] + i * V::width);
+    sum = madd(x, y, sum);
+  }
+  bool const divide = temperature != A(1);
+  for (index_t i = 0; i < members; ++i) {
+    bool const here = i < softmax_members;
+    V const x = here ? V::load(kept[0] + i * V::width) : V::load(w.row(i) + e, n),
+            y = here ? V::load(kept[1] + i * V::width) : V::load(d.row(i) + e, n);
+    V const difference = y - sum, g = x * difference;
+    (divide ? g / V::all(temperature) : g).store(out.row(i) + e, n);
+  }
+}
 }  // namespace detail
 
 /// Softmax over the members of a group, for each expert:  weight[i, e] = exp(logits[i, e] / temperature) / sum_j exp(logits[j, e] / temperature),
@@ -64,25 +113,15 @@ void for_each_group_of_columns(cpu const& space, token_groups const& groups, ind
 ///         are NaN. No tokens or no experts: writes nothing.
 /// Throws  bad_argument unless temperature is positive and finite and the groups are whole; shape_mismatch for other extents.
 /// Order   the largest is subtracted after the division; members ascending, one sum per expert: the same bits for any number of threads or experts.
-/// Cost    one exponential and two divisions by temperature per logit; three passes over a group.
+/// Cost    an exponential and a division per logit, another division where temperature is not 1; groups beyond 64 tokens are read three times.
 /// Source  Antoniak et al. 2023, arXiv:2310.15961.
 template <class A, index_t R, index_t C>
 void group_softmax(cpu const& space, in<A, dyn, dyn> logits, token_groups const& groups, double temperature, tensor<A, R, C> const& weight) {
-  using V = simd<A>;
   matrix_view<A> const to = weight;
   detail::check_group_softmax("group_softmax", groups, temperature, logits, to);
-  V const t = V::all(static_cast<A>(temperature));
   detail::for_each_group_of_columns<A>(space, groups, to.template extent<1>(), 4.0, [&](index_t g, index_t e, index_t n) {
-    auto const x = detail::members_of(logits, groups, g);
-    auto const w = detail::members_of(to, groups, g);
-    V top = V::all(-std::numeric_limits<A>::infinity()), sum = V::zero();
-    for (index_t i = 0; i < groups.size; ++i) top = max(top, V::load(x.row(i) + e, n) / t);
-    for (index_t i = 0; i < groups.size; ++i) {
-      V const p = exp(V::load(x.row(i) + e, n) / t - top);
-      sum = sum + p;
-      p.store(w.row(i) + e, n);
-    }
-    for (index_t i = 0; i < groups.size; ++i) (V::load(w.row(i) + e, n) / sum).store(w.row(i) + e, n);
+    detail::softmax_of_group(detail::members_of(logits, groups, g), detail::members_of(to, groups, g), groups.size, e, n,
+                             static_cast<A>(temperature));
   });
 }
 
@@ -95,24 +134,16 @@ void group_softmax(cpu const& space, in<A, dyn, dyn> logits, token_groups const&
 /// Edges   a group of one token: 0 wherever d_weight is finite. NaN of one member is in the gradient of all of its group, for that expert.
 /// Throws  as group_softmax.
 /// Order   the sum is one chain of madd, members ascending.
-/// Cost    two passes over a group.
+/// Cost    3 flops per weight and a division where temperature is not 1; groups beyond 64 tokens are read twice.
 template <class A, index_t R, index_t C>
 void group_softmax_backward(cpu const& space, in<A, dyn, dyn> weight, in<A, dyn, dyn> d_weight, token_groups const& groups, double temperature,
                             tensor<A, R, C> const& d_logits) {
-  using V = simd<A>;
   matrix_view<A> const to = d_logits;
   detail::check_group_softmax("group_softmax_backward", groups, temperature, weight, to);
   detail::check_matrix("group_softmax_backward", "d_weight", d_weight, groups.tokens(), to.template extent<1>());
-  V const t = V::all(static_cast<A>(temperature));
   detail::for_each_group_of_columns<A>(space, groups, to.template extent<1>(), 1.0, [&](index_t g, index_t e, index_t n) {
-    auto const w = detail::members_of(weight, groups, g), d = detail::members_of(d_weight, groups, g);
-    auto const out = detail::members_of(to, groups, g);
-    V sum = V::zero();
-    for (index_t i = 0; i < groups.size; ++i) sum = madd(V::load(w.row(i) + e, n), V::load(d.row(i) + e, n), sum);
-    for (index_t i = 0; i < groups.size; ++i) {
-      V const difference = V::load(d.row(i) + e, n) - sum, scaled = V::load(w.row(i) + e, n) * difference;
-      (scaled / t).store(out.row(i) + e, n);
-    }
+    detail::softmax_gradient_of_group(detail::members_of(weight, groups, g), detail::members_of(d_weight, groups, g),
+                                      detail::members_of(to, groups, g), groups.size, e, n, static_cast<A>(temperature));
   });
 }
 
