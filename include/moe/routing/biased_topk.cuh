@@ -155,6 +155,7 @@ struct biased_choices {
     ranked_expert<typename key::integer> last{key::highest, -1};
     A sum = 0, mine[(k + lanes - 1) / lanes] = {};  // lane l keeps the choices l, l + 32, ...
     int chosen[(k + lanes - 1) / lanes] = {};
+#pragma unroll 1  // the scan of the candidates is long enough, and two of them side by side would spill
     for (int j = 0; j < k; ++j) {
       last = row.next(last);
       A const s = last.key == key::highest ? static_cast<A>(__builtin_nanf("")) : row.score(last.expert);  // the bias may be the NaN
