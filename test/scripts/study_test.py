@@ -59,9 +59,10 @@ class Statistics(unittest.TestCase):
         self.assertLess(max(granularity.under_chance(parts, 20)), 1e-12)
 
     def test_lifts_and_order(self):
-        lift = granularity.lifts({"a": [8, 0, 0, 8], "b": [0, 8, 0, 8]})
-        self.assertEqual(lift["a"], [1, -math.inf, 0, 0])
-        self.assertEqual(granularity.by_domain(lift), [0, 2, 3, 1])
+        lift = granularity.lifts({"a": [2, 0, 0, 6], "b": [2, 6, 0, 0]})
+        self.assertEqual(lift, {"a": [0, -math.inf, 0, 1], "b": [0, 1, 0, -math.inf]})
+        lift = granularity.lifts({"a": [0, 6, 1, 9], "b": [0, 2, 10, 4]})
+        self.assertEqual(granularity.by_domain(lift), [1, 3, 2, 0])
 
     def test_parts_are_all_of_the_text(self):
         text = b"\n\n".join(b"%03d" % i * 20 for i in range(40))
