@@ -355,7 +355,8 @@ class Page:
         return text + "\n"
 
     def losses(self):
-        text = f"## Losses at the end\n\nMean (range) over {self.options.seeds} seeds, bits per byte.\n\n| model | held-out | training, smoothed |\n|---|---|---|\n"
+        text = f"## Losses at the end\n\nMean (range) over {self.options.seeds} seeds, bits per byte.\n\n| model | held-out | training, smoothed "
+        text += "|\n|---|---|---|\n"
         for arm in reversed(self.arms):
             text += f"| {self.arms[arm]} | {mean_and_range(self.held_out(arm), 4)} | {mean_and_range([self.final[r] for r in self.runs(arm)], 4)} |\n"
         return text + "\n"
