@@ -16,6 +16,7 @@
 #include <moe/nn/embedding.hpp>
 #include <moe/nn/ffn.hpp>
 #include <moe/nn/hidden_backward.hpp>
+#include <moe/nn/hidden_forward.hpp>
 #include <moe/nn/layer_norm.hpp>
 #include <moe/nn/moe_ffn.hpp>
 #include <moe/nn/rms_norm.hpp>
@@ -308,6 +309,20 @@ TEST_CASE("hidden_backward: relu, two choices of one token") {
   CHECK(h == std::vector<float>{6, 0, 1, 2.5f});
   CHECK(d_pre == std::vector<float>{2, 0, 5, 5});
   // [/hidden_backward]
+}
+
+TEST_CASE("hidden_forward: one row, relu") {
+  // [hidden_forward]
+  std::vector<float> x{1, 2}, weight{1, -1, 3, 0}, pre(2), h(2), panels(moe::panel_layout<float>::size(2, 2));  // one row; two outputs of two inputs
+  moe::packed_weights<float> const w(panels.data(), 1, 2, 2);
+  moe::pack_weights(moe::cpu{}, moe::view<moe::dyn, moe::dyn, moe::dyn>(weight.data(), 1, 2, 2), w);
+  moe::buffer memory(moe::packed_gemm_scratch_bytes<float>(moe::cpu{}, 1, 1, 2, 2));
+  moe::arena scratch(memory);
+  moe::hidden_forward<moe::activation_kind::relu>(moe::cpu{}, moe::mat(x.data(), 1, 2), w, moe::mat(pre.data(), 1, 2), moe::mat(h.data(), 1, 2),
+                                                  scratch);
+  CHECK(pre == std::vector<float>{-1, 3});
+  CHECK(h == std::vector<float>{0, 3});
+  // [/hidden_forward]
 }
 
 TEST_CASE("embedding: the gradient of a token that occurs twice is a sum") {
