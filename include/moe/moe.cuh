@@ -43,10 +43,14 @@
 #include <moe/optim/group_adamw.cuh>
 
 #include <moe/routing/balance.cuh>
+#include <moe/routing/biased_topk.cuh>
+#include <moe/routing/biased_topk_router.cuh>
 #include <moe/routing/dispatch.cuh>
 #include <moe/routing/dispatch_plan.cuh>
 #include <moe/routing/jitter.cuh>
 #include <moe/routing/router.cuh>
+#include <moe/routing/selection_bias.cuh>
+#include <moe/routing/switch_router.cuh>
 #include <moe/routing/topk.cuh>
 #include <moe/routing/weigh_rows.cuh>
 

@@ -24,11 +24,16 @@
 
 #include <moe/routing/balance.hpp>
 #include <moe/routing/balance_config.hpp>
+#include <moe/routing/biased_topk.hpp>
+#include <moe/routing/biased_topk_router.hpp>
 #include <moe/routing/dispatch.hpp>
 #include <moe/routing/dispatch_plan.hpp>
 #include <moe/routing/jitter.hpp>
+#include <moe/routing/load.hpp>
 #include <moe/routing/router.hpp>
 #include <moe/routing/score_function.hpp>
+#include <moe/routing/selection_bias.hpp>
+#include <moe/routing/switch_router.hpp>
 #include <moe/routing/topk.hpp>
 #include <moe/routing/weigh_rows.hpp>
 

@@ -26,8 +26,11 @@
 #include <moe/optim/group_schedule.hpp>
 #include <moe/optim/schedule.hpp>
 #include <moe/routing/balance.hpp>
+#include <moe/routing/biased_topk.hpp>
 #include <moe/routing/dispatch.hpp>
 #include <moe/routing/jitter.hpp>
+#include <moe/routing/load.hpp>
+#include <moe/routing/selection_bias.hpp>
 #include <moe/routing/topk.hpp>
 #include <moe/ssm/causal_conv1d.hpp>
 #include <moe/ssm/selective_scan.hpp>
@@ -87,6 +90,31 @@ TEST_CASE("topk: the two largest of four logits, the lower index first among equ
   // [/topk]
   CHECK(weight[1] == 0.5f);
   CHECK(weight[3] == Approx(1 / (1 + std::exp(2.0))));
+}
+
+TEST_CASE("biased_topk: chosen with the bias, weighed without") {
+  // [biased_topk]
+  std::vector<float> logits{1, 2, 0.5f, -1}, bias{0, -0.3f, 0, 0.6f}, weight(2);  // 1 token, 4 experts
+  std::vector<int> expert(2);
+  moe::biased_topk<moe::biased_topk_config{.k = 2, .scale = 2.5}>(moe::cpu{}, moe::mat(logits.data(), 1, 4), moe::vec(bias.data(), 4),
+                                                                  moe::view<moe::dyn, 2>(weight.data(), 1, 2),
+                                                                  moe::view<moe::dyn, 2>(expert.data(), 1, 2));
+  CHECK(expert == std::vector<int>{3, 0});  // sigmoid + bias: 0.731, 0.581, 0.622, 0.869
+  CHECK(weight[0] == Approx(0.672353553));  // 2.5 * 0.269 / (0.269 + 0.731): without the bias
+  CHECK(weight[1] == Approx(1.827646447));
+  // [/biased_topk]
+}
+
+TEST_CASE("selection_bias: against the load of three experts") {
+  // [selection_bias]
+  std::vector<moe::index_t> load{2, 1, 3};
+  std::vector<float> bias{0, 0, 0};
+  moe::load_summary const s = moe::summary_of(moe::vec(load.data(), 3));
+  CHECK(s.max_violation == Approx(0.5));
+  moe::update_selection_bias(moe::cpu{}, moe::vec(load.data(), 3), 0.5, moe::vec(bias.data(), 3));
+  CHECK(bias == std::vector<float>{0, 0.5f, -0.5f});
+  CHECK(load == std::vector<moe::index_t>{0, 0, 0});
+  // [/selection_bias]
 }
 
 TEST_CASE("router: one of your own, in a layer") {
