@@ -144,6 +144,11 @@ TEST_CASE_TEMPLATE("hidden_backward: in place", T, float, bf16) {
     test::on().wait();
     CHECK(test::same_bits(c.h.values(), plain.h.values()));
     CHECK(test::same_bits(c.d_pre.values(), plain.d_pre.values()));
+    operands<K, T> d(3, 2, 6, width);
+    moe::hidden_backward<K, T>(test::on(), d.pre.mat(), d.d_h.mat(), d.d_h.mat(), d.pre.mat());
+    test::on().wait();
+    CHECK(test::same_bits(d.d_h.values(), plain.h.values()));
+    CHECK(test::same_bits(d.pre.values(), plain.d_pre.values()));
   });
 }
 

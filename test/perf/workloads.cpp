@@ -10,6 +10,7 @@
 #include <moe/gemm/grouped_gemm.hpp>
 #include <moe/nn/activation.hpp>
 #include <moe/nn/cross_entropy.hpp>
+#include <moe/nn/hidden_backward.hpp>
 #include <moe/nn/rms_norm.hpp>
 #include <moe/optim/adamw.hpp>
 #include <moe/routing/dispatch.hpp>
@@ -128,8 +129,14 @@ void rows() {
   operands o;
   auto const gate = o.mat(tokens, d), up = o.mat(tokens, d), h = o.mat(tokens, d), d_gate = o.mat(tokens, d), d_up = o.mat(tokens, d);
   auto const weight = o.vec(d), rstd = o.vec(tokens);
+  matrix_view<float> const choice = o.mat(tokens, 1), d_choice = o.mat(tokens, 1);
+  vector_view<int> const slot(o.ids(tokens, 1, 1).data(), tokens);
+  for (index_t r = 0; r < tokens; ++r) slot(r) = static_cast<int>(r);
   workload("swiglu", tokens * d, "element", [&] { swiglu(one, gate, up, h); });
   workload("swiglu_backward", tokens * d, "element", [&] { swiglu_backward(one, gate, up, h, d_gate, d_up); });
+  matrix_view<float> const pre = o.mat(tokens, 2 * d), d_pre = o.mat(tokens, 2 * d);
+  workload("hidden_backward", tokens * d, "element",
+           [&] { (hidden_backward<activation_kind::swiglu, float>(one, slot, choice, pre, up, h, d_pre, d_choice)); });
   workload("rms_norm", tokens * d, "element", [&] { rms_norm(one, gate, weight, 1e-5f, h, rstd); });
 }
 
