@@ -15,6 +15,7 @@
 #include <moe/mix/token_mixing.hpp>
 #include <moe/nn/moe_ffn.hpp>
 #include <moe/optim/adamw.hpp>
+#include <moe/routing/biased_topk.hpp>
 #include <moe/routing/dispatch.hpp>
 #include <moe/routing/topk.hpp>
 #include <moe/ssm/causal_conv1d.hpp>
@@ -91,6 +92,14 @@ call routing(bool sort) {
     topk<topk_config{.k = K}, float>(bench::space(), c->logits, c->weight, c->expert);
     if (sort) make_dispatch(bench::space(), matrix_view<int>(c->expert.data(), c->tokens, K), 0, c->plan, c->scratch);
   };
+}
+
+template <biased_topk_config C>
+call biased_routing() {
+  auto const c = std::make_shared<choices<C.k>>();
+  auto const bias = c->o.vec(c->experts);
+  for (index_t e = 0; e < c->experts; ++e) bias(e) *= 0.05f;  // all experts are chosen, as a bias that balances lets them
+  return [c, bias] { biased_topk<C, float>(bench::space(), c->logits, bias, c->weight, c->expert); };
 }
 
 /// 4096 tokens of width 512 in groups of `size`, as many experts. Tokens of a group lie as in a batch, far apart: the copy that bmm wants is not counted.
@@ -183,6 +192,10 @@ std::map<std::string, std::function<call()>> const operators{
     {"routing E=64 k=8", [] { return routing<8>(false); }},
     {"routing and sort E=64 k=2", [] { return routing<2>(true); }},
     {"routing and sort E=64 k=8", [] { return routing<8>(true); }},
+    {"sigmoid and bias E=64 k=2", [] { return biased_routing<biased_topk_config{.k = 2}>(); }},
+    {"sigmoid and bias E=64 k=8", [] { return biased_routing<biased_topk_config{.k = 8}>(); }},
+    {"softmax and bias E=64 k=2", [] { return biased_routing<biased_topk_config{.k = 2, .score = score_function::softmax}>(); }},
+    {"4 of 8 groups E=64 k=8", [] { return biased_routing<biased_topk_config{.k = 8, .groups = 8, .kept_groups = 4}>(); }},
     {"mix_tokens g=32 E=32", [] { return mix(32, false); }},
     {"mix_tokens g=8 E=8", [] { return mix(8, false); }},
     {"mix_tokens g=64 E=64", [] { return mix(64, false); }},

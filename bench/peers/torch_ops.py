@@ -2,8 +2,9 @@
 """Operators in PyTorch, as a user writes them without an extension, by the names of bench/peers/ops.cpp and with its protocol. See torch_compare.py.
 
 Experts are a loop over index_select, three matrix products, and index_add. Attention is softmax(q k^T + mask) v. Routing is softmax, topk, and a
-renormalisation; sorting by expert is a stable argsort and a bincount. The convolution has its channels before time, as torch wants it. Mixing is bmm
-of tokens that lie group by group already, and writes where it wrote before: the hardest to beat.
+renormalisation; with a bias, scores, topk of scores + bias, and a gather; groups are topk of the sum of their two best, and a mask. Sorting by expert is
+a stable argsort and a bincount. The convolution has its channels before time, as torch wants it. Mixing is bmm of tokens that lie group by group
+already, and writes where it wrote before: the hardest to beat.
 """
 import sys
 import time
@@ -80,6 +81,24 @@ def mixing(size, backward=False, back=False):
     return both if backward else forward
 
 
+def biased_routing(k, score=torch.sigmoid, groups=1, kept=1):
+    logits, bias = torch.rand(4096, 64) * 2 - 1, (torch.rand(64) * 2 - 1) * 0.05
+
+    def call():
+        with torch.no_grad():
+            scores = score(logits)
+            candidates = scores + bias
+            if kept < groups:
+                grouped = candidates.view(-1, groups, 64 // groups)
+                best = grouped.topk(2, -1)[0].sum(-1).topk(kept, -1)[1]
+                dropped = torch.ones(len(logits), groups, dtype=torch.bool).scatter_(1, best, False)
+                candidates = grouped.masked_fill(dropped.unsqueeze(-1), float("-inf")).flatten(1)
+            expert = candidates.topk(k, -1)[1]
+            weight = scores.gather(1, expert)
+            weight / weight.sum(-1, keepdim=True)
+    return call
+
+
 def causal_conv1d(backward):
     batch, channels, length = 4, 1024, 2048
     x, weight, bias = torch.rand(batch, channels, length) * 2 - 1, torch.rand(channels, 1, 4) - 0.5, torch.rand(channels) - 0.5
@@ -119,6 +138,10 @@ OPERATORS = {
     "routing E=64 k=8": lambda: routing(8, False),
     "routing and sort E=64 k=2": lambda: routing(2, True),
     "routing and sort E=64 k=8": lambda: routing(8, True),
+    "sigmoid and bias E=64 k=2": lambda: biased_routing(2),
+    "sigmoid and bias E=64 k=8": lambda: biased_routing(8),
+    "softmax and bias E=64 k=2": lambda: biased_routing(2, lambda x: torch.softmax(x, -1)),
+    "4 of 8 groups E=64 k=8": lambda: biased_routing(8, groups=8, kept=4),
     **{f"mix_tokens g={n} E={n}": lambda n=n: mixing(n) for n in (32, 8, 64)},
     **{f"redistribute_tokens g={n} E={n}": lambda n=n: mixing(n, back=True) for n in (32, 8, 64)},
     **{f"mix_tokens forward and backward g={n} E={n}": lambda n=n: mixing(n, backward=True) for n in (32, 8, 64)},
