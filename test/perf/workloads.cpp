@@ -13,6 +13,7 @@
 #include <moe/nn/hidden_backward.hpp>
 #include <moe/nn/rms_norm.hpp>
 #include <moe/optim/adamw.hpp>
+#include <moe/routing/biased_topk.hpp>
 #include <moe/routing/dispatch.hpp>
 #include <moe/routing/topk.hpp>
 #include <moe/ssm/selective_scan.hpp>
@@ -122,6 +123,12 @@ void routing() {
   workload("make_dispatch", tokens, "token", [&] { make_dispatch(one, choices, 0, plan, scratch); });
   workload("dispatch", tokens * width, "element", [&] { dispatch(one, x, plan, rows); });
   workload("combine", tokens * width, "element", [&] { combine(one, rows, matrix_view<float>(weight.data(), tokens, 2), plan, x); });
+  static constexpr biased_topk_config sigmoid{}, groups{.k = 8, .groups = 8, .kept_groups = 4};
+  auto const bias = o.vec(experts);
+  tensor<float, dyn, 8> const weights{o.mat(tokens, 8).data(), tokens, 8};
+  tensor<int, dyn, 8> const chosen{o.ids(tokens, 8, experts).data(), tokens, 8};
+  workload("biased_topk", tokens, "token", [&] { (biased_topk<sigmoid, float>(one, logits, bias, weight, expert)); });
+  workload("biased_topk_of_groups", tokens, "token", [&] { (biased_topk<groups, float>(one, logits, bias, weights, chosen)); });
 }
 
 void rows() {
