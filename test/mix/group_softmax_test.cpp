@@ -144,6 +144,18 @@ TEST_CASE_TEMPLATE("group_softmax: NaN and infinities show in their group and ex
   for (A x : logits.values()) CHECK(std::isnan(x));
 }
 
+TEST_CASE_TEMPLATE("group_softmax: the largest logit is subtracted, wherever in a large group it stands", A, float, double) {
+  for (index_t where : {0, 63, 64, 99}) {
+    test::array<A> logits(100, 2), weight(100, 2);
+    logits.fill(A(0)), logits(where, 1) = A(5000);
+    moe::group_softmax(test::on(), logits.mat(), moe::one_group(100), 2.0, weight.mat());
+    for (index_t i = 0; i < 100; ++i) {
+      CHECK(weight(i, 0) == A(1) / A(100));
+      CHECK(weight(i, 1) == A(i == where));
+    }
+  }
+}
+
 TEST_CASE("group_softmax: wrong arguments") {
   using test::contains;
   using test::error_of;

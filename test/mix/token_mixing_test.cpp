@@ -60,6 +60,7 @@ std::vector<extents> some_extents() {
   for (index_t experts : {63, 64, 65, 130}) all.push_back({moe::groups_of({6, 3}, 3), experts, 130});
   for (index_t d : {255, 256, 257, 511, 512, 513, 1100}) all.push_back({moe::groups_of({10, 2}, 5), 6, d});
   all.push_back({moe::groups_of({64, 1}, 32), 32, 512});
+  all.push_back({moe::groups_of({70, 1}, 70), 66, 300});  // several passes, blocks and parts of columns at once
   return all;
 }
 }  // namespace

@@ -97,7 +97,7 @@ struct group_product {
       even_parts const blocks(std::min(mix_rows, m - m0), 1, block_rows);
       if (k <= mix_steps) {
         auto const order = pack_rows<step>(packed, weight, m0, blocks, 0, k);
-        multiply(packed, order, 0, c0, c1, spaced_rows<T>{to.row(m0), to.stride}, stream ? writing::stream : writing::overwrite);
+        multiply(packed, order, 0, c0, c1, spaced_rows<T>{to.row(m0) + c0, to.stride}, stream ? writing::stream : writing::overwrite);
       } else {
         for (index_t c = c0; c < c1; c += mix_columns) in_passes(packed, blocks, m0, c, std::min(c1, c + mix_columns));
       }
@@ -109,18 +109,18 @@ struct group_product {
   void in_passes(A* packed, even_parts const& blocks, index_t m0, index_t c0, index_t c1) const {
     alignas(alignment) A stage[std::is_same_v<A, T> ? 1 : mix_rows * mix_columns];
     spaced_rows<A> sums;
-    if constexpr (std::is_same_v<A, T>) sums = {to.row(m0), to.stride};
-    else sums = {stage - c0, mix_columns};
+    if constexpr (std::is_same_v<A, T>) sums = {to.row(m0) + c0, to.stride};
+    else sums = {stage, mix_columns};
     for (index_t k0 = 0; k0 < k; k0 += mix_steps) {
       auto const order = pack_rows<step>(packed, weight, m0, blocks, k0, std::min(mix_steps, k - k0));
       multiply(packed, order, k0, c0, c1, sums, k0 == 0 ? writing::overwrite : writing::add);
     }
     if constexpr (!std::is_same_v<A, T>)
       for (index_t i = 0; i < blocks.n; ++i)
-        for (index_t c = c0; c < c1; c += simd<A>::width) simd<A>::load(sums.row(i) + c, c1 - c).store(to.row(m0 + i) + c, c1 - c);
+        for (index_t c = c0; c < c1; c += simd<A>::width) simd<A>::load(sums.row(i) + (c - c0), c1 - c).store(to.row(m0 + i) + c, c1 - c);
   }
 
-  /// One pass: the packed weights times rows [k0, k0 + order.steps).
+  /// One pass: the packed weights times rows [k0, k0 + order.steps); `c` begins at column c0.
   template <class TC>
   void multiply(A const* packed, packed_rows_order const& order, index_t k0, index_t c0, index_t c1, spaced_rows<TC> const& c, writing how) const {
     alignas(alignment) A tile[mix_steps * panel_columns];
@@ -131,11 +131,11 @@ struct group_product {
       bool const whole = columns == panel_columns;
       if (whole)
         multiply_and_pack_rows(blocks.size(0), order.steps, packed + order.place(0), order.step(0), from.row(k0) + j, from.stride, ahead, tile,
-                               c.row(0) + j, c.stride, how);
+                               c.row(0) + (j - c0), c.stride, how);
       else pack_columns<step>(tile, operand<T>{from.data, from.stride, false}, j, columns, k0, order.steps);
       for (index_t b = whole ? 1 : 0; b < blocks.count; ++b)
-        multiply_rows<step>(blocks.size(b), order.steps, packed + order.place(b), order.step(b), tile, c.row(blocks.begin(b)) + j, c.stride, columns,
-                            how, fetch_path::nothing(tile));
+        multiply_rows<step>(blocks.size(b), order.steps, packed + order.place(b), order.step(b), tile, c.row(blocks.begin(b)) + (j - c0), c.stride,
+                            columns, how, fetch_path::nothing(tile));
     }
   }
 };
