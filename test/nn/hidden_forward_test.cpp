@@ -84,6 +84,7 @@ TEST_CASE_TEMPLATE("hidden_forward: several tiles of rows and of columns, and se
   check_kinds<T>(std::vector<index_t>{230, 0, 5}, 32 * 9, 24);
   check<activation_kind::swiglu, T>({30, 1}, 32 * 20, 9);
   check<activation_kind::swiglu, T>({7, 20}, 64, 1100);  // bf16: sums of several passes are staged
+  check<activation_kind::swiglu, T>({30, 2}, 32 * 9, 1026);  // and more columns than the stage has
   check<activation_kind::gelu, T>({7, 20}, 40, 1100);
 }
 
