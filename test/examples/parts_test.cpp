@@ -254,6 +254,29 @@ TEST_CASE("batches: rows that a model looks at together are of one epoch, and no
   CHECK(test::contains(test::error_of([&] { trainer::training_windows(text, 10, 1, 92); }), "too few for a batch of 92 windows of 10"));
 }
 
+TEST_CASE("batches: an evaluation reads every window once; rows that a model looks at together read parts of the text of their own") {
+  for (bool const apart : {false, true})
+    for (index_t const rows : {1, 2, 4, 16})
+      for (index_t const count : {1, 2, 15, 16, 17, 31, 32, 33, 100}) {
+        trainer::evaluation_order const order{count, rows, apart};
+        std::vector<int> seen(static_cast<std::size_t>(count));
+        for (index_t step = 0; step < order.steps(); ++step) {
+          std::vector<index_t> together;
+          for (index_t row = 0; row < rows; ++row) {
+            auto const p = order.at(step, row);
+            if (p.counts) REQUIRE((p.window >= 0 && p.window < count));
+            if (p.counts) ++seen[static_cast<std::size_t>(p.window)];
+            if (apart) CHECK((p.window >= 0 && p.window < count));  // there is always a window for company
+            together.push_back(p.window);
+          }
+          if (!apart || count < 2 * rows) continue;
+          std::sort(together.begin(), together.end());
+          for (std::size_t i = 1; i < together.size(); ++i) CHECK(together[i] - together[i - 1] >= 2);  // they do not touch
+        }
+        CHECK(seen == std::vector<int>(static_cast<std::size_t>(count), 1));
+      }
+}
+
 TEST_CASE("batches: evaluation predicts each token once, for any overlap") {
   for (index_t size : {1, 7, 8, 9, 50})
     for (index_t overlap : {0, 1, 7}) {

@@ -3,81 +3,39 @@
 
 #include <algorithm>
 #include <csignal>
-#include <cstdlib>
 #include <fstream>
-#include <iostream>
 
-#include <fcntl.h>
 #include <sys/resource.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <examples/common/optimizer.hpp>
 #include <examples/common/process.hpp>
 #include <examples/common/runs.hpp>
 #include <examples/common/session.hpp>
-#include <moe/io/checkpoint.hpp>
 #include <moe/optim/adamw.hpp>
 #include <moe/optim/clip.hpp>
 #include <test/examples/fake_engine.hpp>
+#include <test/examples/program.hpp>
 
 namespace {
 
 using moe::index_t;
 
-struct result {
-  int code;
-  std::string out, err;
-};
-
-/// A directory with a text, removed at the end.
-struct folder {
-  std::string path = "/tmp/moe_trainer_" + std::to_string(getpid()), text = path + "/a text.txt";
-  folder() {
-    moe::make_directories(path);
-    std::ofstream file(text);
-    moe::random_stream const random{1, moe::random_purpose::test, 3};
-    for (std::uint64_t i = 0; i < 3000; ++i) file << (random.below(i, 3) == 0 ? "and the " : "of them\n");
-  }
-  ~folder() { (void)!std::system(("rm -rf " + path).c_str()); }
-  std::string run(std::string const& name) const { return path + "/" + name; }
-};
+using test::bytes_of;
+using test::folder;
+using test::number_after;
+using test::result;
 
 trainer::preset const fake{.name = "fake", .what = "a test", .minutes = 0.01, .batch = 4, .length = 16, .tokenizer = "bytes", .lr = 0.05};
 
 result run(test::faults faults, std::vector<std::string> arguments, char const* environment = nullptr, trainer::preset const& preset = fake) {
-  static int count = 0;
-  std::string const out = "/tmp/moe_out_" + std::to_string(getpid()) + "_" + std::to_string(++count), err = out + "e";
-  std::cout.flush();
-  std::fflush(nullptr);  // or the child writes our buffers as well
-  pid_t const child = fork();
-  if (child == 0) {
-    int const o = open(out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), e = open(err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    dup2(o, 1), dup2(e, 2);
+  return test::in_process([&] {
     if (environment != nullptr) setenv("MOE_STOP_AFTER", environment, 1);
     std::vector<char const*> argv{"fake"};
     for (auto const& a : arguments) argv.push_back(a.c_str());
     test::injected = faults;
-    int const code = trainer::run(static_cast<int>(argv.size()), argv.data(), test::bigram_devices, preset, 256);
-    std::fflush(stdout);
-    _exit(code);
-  }
-  int status = 0;
-  waitpid(child, &status, 0);
-  result r{WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status), moe::read_file(out), moe::read_file(err)};
-  unlink(out.c_str()), unlink(err.c_str());
-  return r;
-}
-
-/// The tensor file and the manifest of the newest checkpoint.
-std::pair<std::string, std::string> bytes_of(std::string const& directory) {
-  auto const c = moe::latest_checkpoint(directory);
-  REQUIRE(c.has_value());
-  return {moe::read_file(c->path), moe::read_file(directory + "/" + moe::detail::step_name(c->manifest.step) + ".json")};
-}
-double number_after(std::string const& text, std::string const& label) {
-  auto const at = text.rfind(label);
-  return at == std::string::npos ? -1 : std::strtod(text.c_str() + at + label.size(), nullptr);
+    return trainer::run(static_cast<int>(argv.size()), argv.data(), test::bigram_devices, preset, 256);
+  });
 }
 
 /// The digits behind a label, to the next blank.
@@ -155,6 +113,51 @@ TEST_CASE("trainer: a model whose state does not grow decodes any number of toke
   }
   CHECK(texts[0] == texts[1]);  // a bigram knows no more than the last byte
   test::injected = {};
+}
+
+TEST_CASE("trainer: several continuations are those of seeds of their own; a model that looks at a group decodes whole groups of them") {
+  folder const f;
+  std::vector<std::string> const train{"train", "--data", f.text, "--steps", "5", "--out"};
+  auto const with = [&](std::vector<std::string> first, std::vector<std::string> const& more) {
+    first.insert(first.end(), more.begin(), more.end());
+    return first;
+  };
+  test::faults const group{.group = 4};
+  REQUIRE(run(group, with(train, {f.run("a")})).code == 0);
+  std::vector<std::string> const sample{"sample", "--out", f.run("a"), "--prompt", "of ", "--characters", "40"};
+  auto const texts = [&](test::faults const& faults, char const* n) {
+    result const r = run(faults, with(sample, {"--continuations", n}));
+    CHECK(r.code == 0);
+    return r.out;
+  };
+  for (test::faults const& faults : {test::faults{}, group}) {
+    std::string const one = texts(faults, "1"), three = texts(faults, "3"), five = texts(faults, "5");
+    CHECK(one.find("of ") == 0);
+    CHECK(one.size() == 3 + 40 + 1);
+    CHECK(three.find("continuation 1 of 3:\n" + one + "\ncontinuation 2 of 3:\nof ") == 0);
+    CHECK(three.size() == 3 * (22 + 44) - 1);
+    CHECK(five.find("continuation 1 of 5:\n" + one) == 0);
+    std::string const second = three.substr(three.find("2 of 3:\n") + 8, 44), third = three.substr(three.find("3 of 3:\n") + 8, 44);
+    CHECK((second != one && third != one && third != second));
+    CHECK(test::contains(five, "2 of 5:\n" + second));  // however many are asked for
+    CHECK(test::contains(five, "3 of 5:\n" + third));
+    CHECK(texts(faults, "3") == three);
+  }
+  CHECK(texts({}, "1") == texts(group, "1"));  // the first of a group looks at itself, in this model
+  CHECK(texts({}, "3") != texts(group, "3"));
+  for (char const* batch : {"2", "6"})
+    for (bool const dry : {false, true})
+      CHECK(run(group, with(train, with({f.run("x"), "--batch", batch}, dry ? std::vector<std::string>{"--dry-run"} : std::vector<std::string>{})))
+                .err == std::string("error: --batch is ") + batch + ", needs to be a multiple of 4: the model looks at as many sequences together\n");
+  CHECK(access(f.run("x").c_str(), F_OK) != 0);
+  CHECK(test::contains(run(group, {"eval", "--data", f.text, "--out", f.run("a"), "--overlap", "8"}).err,
+                       "--overlap is 8, but the model looks at 4 windows together: those that share text would show each other what comes next"));
+  REQUIRE(run({}, with(train, {f.run("b"), "--batch", "6"})).code == 0);
+  CHECK(test::contains(run(group, {"eval", "--data", f.text, "--out", f.run("b")}).err, "the batch of the run is 6, needs to be a multiple of 4"));
+  // every order of windows gives the same sum, but for rounding
+  double const apart = number_after(run(group, {"eval", "--data", f.text, "--out", f.run("a")}).out, "held-out bits per byte: "),
+               in_order = number_after(run({}, {"eval", "--data", f.text, "--out", f.run("a")}).out, "held-out bits per byte: ");
+  CHECK(std::abs(apart - in_order) < 2e-4);
 }
 
 TEST_CASE("trainer: a run that was stopped and resumed equals one that never stopped, byte for byte") {
