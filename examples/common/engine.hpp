@@ -52,6 +52,12 @@ struct expert_load {
   }
 };
 
+/// Which of all training passes one is: where a router has noise while it trains, seed and number decide it.
+struct pass_key {
+  std::uint64_t seed = 0;
+  std::uint32_t number = 0;
+};
+
 /// What memory is for. Evaluation needs no gradients and moments; a sample needs no batch and no activations either.
 enum class purpose { training, evaluation, decoding };
 
@@ -96,12 +102,13 @@ class engine {
   virtual moe::vector_view<int> target() = 0;
   virtual void zero_gradients() = 0;
   /// Gradients += scale * d(mean cross-entropy + auxiliary losses) / d weights.
-  virtual losses loss_and_gradient(double scale) = 0;
-  virtual losses loss() = 0;
+  virtual losses loss_and_gradient(double scale, pass_key key) = 0;
+  virtual losses loss() = 0;  ///< without noise
   /// Adds the load of the last pass, of its tokens whose target is not negative: padding and context that was counted before are no load.
   virtual void add_load(expert_load& load) = 0;
   /// Of the gradients; NaN or infinite if one of them is.
   virtual double gradient_norm() = 0;
+  /// One step: of the weights against their gradients, and of the selection biases of routers against the load of the passes since the last step.
   virtual void update(std::span<moe::parameter_span const> spans, moe::group_schedule const& rates, double gradient_scale, index_t step) = 0;
 
   /// Tokens that a decoded sequence may have: the length given to allocate, or no limit where what the model keeps of a sequence does not grow.

@@ -37,10 +37,10 @@ class memory_engine : public engine {
     if (!zeroed_) moe::fill(space_, rows_of_buffer(tensors_.gradients), 0.0f);
     zeroed_ = false;
   }
-  losses loss_and_gradient(double scale) override {
+  losses loss_and_gradient(double scale, pass_key key) override {
     send_batch();
     moe::arena scratch = scratch_;
-    return pass_with_gradient(space_, weights_of_passes(), tensors_.gradients, token_, target_, scale, scratch);
+    return pass_with_gradient(space_, weights_of_passes(), tensors_.gradients, token_, target_, scale, key, scratch);
   }
   losses loss() override {
     send_batch();
@@ -50,6 +50,7 @@ class memory_engine : public engine {
   double gradient_norm() override;
   void update(std::span<moe::parameter_span const> spans, moe::group_schedule const& rates, double gradient_scale, index_t step) override {
     auto const all = [&](float* p) { return moe::vec(p, buffer_size()); };
+    move_biases(space_, tensors_.weights);  // before: adamw, which leaves them as they are, rounds them with the rest
     moe::adamw_by_group(space_, spans, rates, all(tensors_.weights), all(tensors_.first), all(tensors_.second), all(tensors_.gradients), gradient_scale,
                         step, {}, {.zeroed = all(tensors_.gradients), .rounded = rounded_});
     zeroed_ = true;
@@ -72,8 +73,11 @@ class memory_engine : public engine {
   virtual void initial_weights(float* host, std::uint64_t seed) const = 0;
   /// Activations of all later passes lie in `memory`.
   virtual void reserve(space const& s, moe::arena& memory, sequence_shape n) = 0;
-  virtual losses pass_with_gradient(space const& s, T const* w, float* g, token_view token, token_view target, double scale, moe::arena& scratch) = 0;
+  virtual losses pass_with_gradient(space const& s, T const* w, float* g, token_view token, token_view target, double scale, pass_key key,
+                                    moe::arena& scratch) = 0;
   virtual losses pass(space const& s, T const* w, token_view token, token_view target, moe::arena& scratch) = 0;
+  /// What of the weights follows the load of routers, and not a gradient.
+  virtual void move_biases(space const&, float* /*weights*/) {}
   /// What decoding keeps of the earlier tokens of each sequence lies in `memory`.
   virtual void start_states(space const& s, moe::arena& memory, index_t capacity, index_t sequences) = 0;
   /// The logits [n.tokens(), vocab] behind each of the next n.length tokens of n.sequences sequences.

@@ -18,7 +18,7 @@ using moe::expects;
 
 std::string metrics_header() {
   return "step,loss [nats/token],train [bits/byte],held-out sample [bits/byte],learning rate,gradient norm,balance loss,z loss,"
-         "lowest load [of mean],highest load [of mean],dropped [tokens],speed [tokens/s],time [s]\n";
+         "lowest load [of mean],highest load [of mean],router entropy [nats],dropped [tokens],speed [tokens/s],time [s]\n";
 }
 
 std::string metrics_row(step_metrics const& m) {
@@ -26,7 +26,7 @@ std::string metrics_row(step_metrics const& m) {
   auto const exact = [](double x) { return std::isnan(x) ? std::string() : shortest(x); };
   return std::to_string(m.step) + "," + exact(m.loss) + "," + cell(m.bits_per_byte, 5) + "," + cell(m.held_out, 5) + "," + exact(m.lr) + "," +
          exact(m.gradient_norm) + "," + cell(m.balance, 6) + "," + cell(m.z, 6) + "," + cell(m.load_min, 3) + "," + cell(m.load_max, 3) + "," +
-         std::to_string(m.dropped) + "," + cell(m.tokens_per_second, 0) + "," + cell(m.seconds, 2) + "\n";
+         cell(m.entropy, 4) + "," + std::to_string(m.dropped) + "," + cell(m.tokens_per_second, 0) + "," + cell(m.seconds, 2) + "\n";
 }
 
 std::vector<step_metrics> parse_metrics(std::string const& text, std::string const& source) {
@@ -39,12 +39,13 @@ std::vector<step_metrics> parse_metrics(std::string const& text, std::string con
       e = std::min(text.find(',', b), end);
       cells.push_back(text.substr(b, e - b));
     }
-    expects(cells.size() == 13, errc::bad_file, where, " has ", cells.size(), " cells, needs 13");
+    if (cells.size() == 13) cells.emplace(cells.begin() + 10);  // those without are of a time when the entropy was not measured
+    expects(cells.size() == 14, errc::bad_file, where, " has ", cells.size(), " cells, needs 14");
     auto const real = [&](std::size_t i) { return cells[i].empty() ? std::numeric_limits<double>::quiet_NaN() : parse_double(cells[i], where); };
     step_metrics m;
-    m.step = parse_integer(cells[0], where), m.dropped = parse_integer(cells[10], where);
+    m.step = parse_integer(cells[0], where), m.dropped = parse_integer(cells[11], where);
     m.loss = real(1), m.bits_per_byte = real(2), m.held_out = real(3), m.lr = real(4), m.gradient_norm = real(5), m.balance = real(6), m.z = real(7);
-    m.load_min = real(8), m.load_max = real(9), m.tokens_per_second = real(11), m.seconds = real(12);
+    m.load_min = real(8), m.load_max = real(9), m.entropy = real(10), m.tokens_per_second = real(12), m.seconds = real(13);
     rows.push_back(m);
   }
   return rows;

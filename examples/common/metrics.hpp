@@ -19,6 +19,7 @@ struct step_metrics {
   double lr = 0, gradient_norm = 0;
   double balance = 0, z = 0;                  ///< auxiliary losses
   double load_min = 0, load_max = 0;          ///< tokens of the emptiest and of the fullest expert, over the mean of its layer
+  double entropy = 0;                         ///< of the routers' softmax, nats, mean over tokens and layers; NaN without routers
   index_t dropped = 0;                        ///< tokens that no expert had room for
   double tokens_per_second = 0, seconds = 0;  ///< of this step; of training so far
 };

@@ -4,6 +4,7 @@
 
 #include <examples/common/memory_engine.hpp>
 #include <examples/common/trainer.hpp>
+#include <moe/nn/routers.hpp>
 #include <moe/routing/dispatch_plan.hpp>
 
 namespace trainer {
@@ -52,14 +53,18 @@ class model_engine final : public memory_engine<Device, T> {
     shape_ = n;
     activations_.emplace(s, memory, n);
   }
-  losses pass_with_gradient(space const& s, T const* w, float* g, token_view token, token_view target, double scale, moe::arena& scratch) override {
+  losses pass_with_gradient(space const& s, T const* w, float* g, token_view token, token_view target, double scale, pass_key key,
+                            moe::arena& scratch) override {
+    moe::nn::set_router_noise<Model>(*activations_, key.seed, key.number);
     Model::loss_and_gradient(s, w, g, token, target, shape_, *activations_, scratch, scale);
     return last_losses(s);
   }
   losses pass(space const& s, T const* w, token_view token, token_view target, moe::arena& scratch) override {
+    moe::nn::set_router_noise<Model>(*activations_, 0, std::nullopt);
     Model::loss(s, w, token, target, shape_, *activations_, scratch);
     return last_losses(s);
   }
+  void move_biases(space const& s, float* weights) override { moe::nn::update_selection_biases<Model>(s, weights, *activations_); }
   void start_states(space const& s, moe::arena& memory, index_t capacity, index_t sequences) override {
     states_.clear();
     states_.reserve(static_cast<std::size_t>(sequences));

@@ -7,6 +7,7 @@
 #include <examples/common/progress.hpp>
 #include <examples/common/session.hpp>
 #include <examples/common/text.hpp>
+#include <moe/routing/load.hpp>
 
 namespace trainer {
 namespace {
@@ -76,15 +77,14 @@ std::vector<std::string> load_report(expert_load const& load) {
   std::vector<std::string> lines;
   for (std::size_t l = 0; l < load.counts.size(); ++l) {
     auto const& counts = load.counts[l];
-    index_t sum = 0;
-    for (index_t n : counts) sum += n;
-    if (sum == 0) continue;
-    double const mean = static_cast<double>(sum) / static_cast<double>(counts.size());
-    auto const [low, high] = std::minmax_element(counts.begin(), counts.end());
+    moe::load_summary const s = moe::summary_of(moe::vec(counts.data(), static_cast<index_t>(counts.size())));
+    if (s.total == 0) continue;
+    double const mean = static_cast<double>(s.total) / static_cast<double>(counts.size());
     std::string bar;
     for (index_t n : counts) bar += shades[std::clamp(static_cast<int>(std::lround(4.0 * static_cast<double>(n) / mean)), n > 0 ? 1 : 0, 9)];
     lines.push_back("layer " + std::to_string(l) + ": load of its " + std::to_string(counts.size()) + " experts [" + bar + "] " +
-                    fixed(static_cast<double>(*low) / mean, 2) + ".." + fixed(static_cast<double>(*high) / mean, 2) + " of the mean (= is the mean)");
+                    fixed(static_cast<double>(s.smallest) / mean, 2) + ".." + fixed(static_cast<double>(s.largest) / mean, 2) +
+                    " of the mean (= is the mean), maximal violation " + fixed(s.max_violation, 2) + ", dead " + std::to_string(s.dead));
   }
   if (!lines.empty()) lines.push_back("dropped tokens: " + thousands(load.dropped));
   return lines;

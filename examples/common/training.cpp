@@ -177,8 +177,14 @@ void training::first_weights() {
 void training::report_origin() {
   constexpr double none = std::numeric_limits<double>::quiet_NaN();
   out_.print("weights: " + options_.from + " (" + config_.from->preset + ") after step " + std::to_string(config_.from->step));
-  before_the_first_ = {
-      .loss = none, .bits_per_byte = none, .held_out = held_out_sample(), .lr = none, .gradient_norm = none, .balance = none, .z = none};
+  before_the_first_ = {.loss = none,
+                       .bits_per_byte = none,
+                       .held_out = held_out_sample(),
+                       .lr = none,
+                       .gradient_norm = none,
+                       .balance = none,
+                       .z = none,
+                       .entropy = none};
   before_the_first_.load_min = before_the_first_.load_max = before_the_first_.tokens_per_second = none;
   out_.print("held-out sample before the first step: " + fixed(before_the_first_.held_out, 3) + " bits per byte");
   evaluation const e = held_out_text();
@@ -256,9 +262,11 @@ step_metrics training::one_step(index_t step) {
   for (index_t i = 0; i < config_.accumulate; ++i) {
     windows_->fill(((step - 1) * config_.accumulate + i) * config_.batch, model_.token(), model_.target());
     for (index_t t = 0; t < shape().tokens(); ++t) bytes += codec_->bytes()[static_cast<std::size_t>(model_.target()(t))];
-    losses const l = model_.loss_and_gradient(1.0 / static_cast<double>(config_.accumulate));
+    auto const pass = static_cast<std::uint32_t>((step - 1) * config_.accumulate + i);
+    losses const l = model_.loss_and_gradient(1.0 / static_cast<double>(config_.accumulate), {config_.seed, pass});
     sum.cross_entropy_sum += l.cross_entropy_sum, sum.targets += l.targets;
     sum.balance += l.balance / static_cast<double>(config_.accumulate), sum.z += l.z / static_cast<double>(config_.accumulate);
+    sum.entropy += l.entropy / static_cast<double>(config_.accumulate);
     model_.add_load(step_load_);
   }
   double const norm = model_.gradient_norm();
@@ -270,6 +278,7 @@ step_metrics training::one_step(index_t step) {
   m.bits_per_byte = sum.cross_entropy_sum / std::log(2.0) / bytes;
   m.held_out = std::numeric_limits<double>::quiet_NaN();
   m.lr = optimizer_->learning_rate(step), m.gradient_norm = norm, m.balance = sum.balance, m.z = sum.z;
+  m.entropy = step_load_.counts.empty() ? std::numeric_limits<double>::quiet_NaN() : sum.entropy;
   std::tie(m.load_min, m.load_max) = step_load_.extremes();
   m.dropped = step_load_.dropped;
   m.tokens_per_second = static_cast<double>(config_.tokens_per_step()) / std::max(1e-9, now() - begin);

@@ -61,7 +61,7 @@ class bigram_of final : public trainer::memory_engine<trainer::cpu_device, T> {
 
   void reserve(moe::cpu const&, moe::arena& memory, trainer::sequence_shape n) override { last_ = memory.vec<int>(n.tokens()); }
   trainer::losses pass_with_gradient(moe::cpu const&, T const* w, float* g, trainer::token_view token, trainer::token_view target, double scale,
-                                     moe::arena& scratch) override {
+                                     trainer::pass_key, moe::arena& scratch) override {
     index_t const number = passes_++;
     if (number == injected.raise_pass) raise(injected.raise_signal);
     trainer::losses const l = pass_over(w, g, token, target, scale, scratch);
