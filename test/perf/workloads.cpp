@@ -8,6 +8,7 @@
 #include <moe/core/buffer.hpp>
 #include <moe/core/random.hpp>
 #include <moe/gemm/grouped_gemm.hpp>
+#include <moe/mix/token_mixing.hpp>
 #include <moe/nn/activation.hpp>
 #include <moe/nn/cross_entropy.hpp>
 #include <moe/nn/hidden_backward.hpp>
@@ -131,6 +132,17 @@ void routing() {
   workload("biased_topk_of_groups", tokens, "token", [&] { (biased_topk<groups, float>(one, logits, bias, weights, chosen)); });
 }
 
+void mixing() {
+  constexpr index_t size = 32, experts = 32, length = 4, tokens = size * length, d = 256;
+  token_groups const groups = groups_of({size, length}, size);
+  operands o;
+  auto const x = o.mat(tokens, d), mixed = o.mat(experts * length, d), weight = o.mat(tokens, experts), d_weight = o.mat(tokens, experts);
+  workload("group_softmax", tokens * experts, "weight", [&] { group_softmax(one, weight, groups, 0.5, d_weight); });
+  workload("mix_tokens", 2.0 * tokens * experts * d, "flop", [&] { mix_tokens<float>(one, x, weight, groups, mixed); });
+  workload("redistribute_tokens", 2.0 * tokens * experts * d, "flop", [&] { redistribute_tokens<float>(one, mixed, weight, groups, x); });
+  workload("mixing_weight_gradient", 2.0 * tokens * experts * d, "flop", [&] { mixing_weight_gradient(one, x, mixed, groups, d_weight); });
+}
+
 void rows() {
   constexpr index_t tokens = 64, d = 256;
   operands o;
@@ -194,6 +206,7 @@ int main(int count, char** argument) {
   products_bf16();
   heads();
   routing();
+  mixing();
   rows();
   scans();
   loss();
