@@ -150,10 +150,11 @@ TEST_CASE_TEMPLATE("token mixing: within rounding of the sums in double", T, flo
   for (std::size_t i = 0; i < got_y.size(); ++i) REQUIRE(std::abs(double(got_y[i]) - y[i]) <= 10 * unit * y_size[i] + rounding * std::abs(y[i]));
 }
 
-TEST_CASE_TEMPLATE("token mixing: the same bits for every execution and stride, on dirty outputs, and whatever the other groups hold", T, float,
-                   double, bf16) {
-  token_groups const groups = moe::groups_of({test::on_cuda ? 10 : 40, 6}, 5);
-  index_t const experts = 7, d = test::on_cuda ? 68 : 560, g = 3;
+namespace {
+/// The bits of every execution and stride, on dirty outputs, and of a group of its own.
+template <class T>
+void check_bits(token_groups const& groups, index_t experts, index_t d) {
+  index_t const size = groups.size, g = 3;
   std::vector<T> mixed, y;
   std::vector<moe::accumulator<T>> d_weight;
   test::for_each_execution([&](test::space const& s, int i) {
@@ -165,18 +166,25 @@ TEST_CASE_TEMPLATE("token mixing: the same bits for every execution and stride, 
     CHECK(test::same_bits(y, b.y.values()));
     CHECK(test::same_bits(d_weight, b.d_weight.values()));
   });
-  batch<T> all(groups, experts, d), one(moe::groups_of({5, 1}, 5), experts, d, 2);  // a group of its own: one tile instead of many
+  batch<T> all(groups, experts, d), one(moe::groups_of({size, 1}, size), experts, d, 2);  // a group of its own: one tile instead of many
   all.x.normal(1), all.weight.normal(2);
-  for (index_t i = 0; i < 5; ++i) {
+  for (index_t i = 0; i < size; ++i) {
     std::copy_n(&all.x(groups.row(g, i)), d, &one.x(i));
     std::copy_n(&all.weight(groups.row(g, i)), experts, &one.weight(i));
   }
   one.mix(), one.redistribute(), one.gradient();
   for (index_t e = 0; e < experts; ++e) CHECK(std::equal(&one.mixed(e), &one.mixed(e) + d, &mixed[std::size_t((e * groups.count() + g) * d)]));
-  for (index_t i = 0; i < 5; ++i) {
+  for (index_t i = 0; i < size; ++i) {
     CHECK(std::equal(&one.y(i), &one.y(i) + d, &y[std::size_t(groups.row(g, i) * d)]));
     CHECK(std::equal(&one.d_weight(i), &one.d_weight(i) + experts, &d_weight[std::size_t(groups.row(g, i) * experts)]));
   }
+}
+}  // namespace
+
+TEST_CASE_TEMPLATE("token mixing: the same bits for every execution and stride, on dirty outputs, and whatever the other groups hold", T, float,
+                   double, bf16) {
+  check_bits<T>(moe::groups_of({test::on_cuda ? 10 : 40, 6}, 5), 7, test::on_cuda ? 68 : 560);
+  check_bits<T>(moe::groups_of({40, 2}, 20), 35, test::on_cuda ? 140 : 300);  // outputs of several warps, from several parts of the group
 }
 
 namespace {
