@@ -1,5 +1,5 @@
-// The models of examples/mixture_of_tokens: their sizes, and that a checkpoint of one arm is one of another. And whole runs: transition, resume with a
-// selection bias and with jitter, texts of a group.
+// The models of examples/mixture_of_tokens: their sizes, and that a checkpoint of one arm is one of another. And whole runs: transition, texts of a
+// group, resume with a selection bias and with jitter.
 #include <test/support.hpp>
 
 #include <cmath>
@@ -72,7 +72,8 @@ test::result run(std::vector<std::string> arguments) {
   return test::in_process([&] {
     std::vector<char const*> argv{Preset::defaults.name};
     for (auto const& a : arguments) argv.push_back(a.c_str());
-    trainer::device_choice const devices[] = {trainer::choice<Preset, trainer::cpu_device, float>("cpu")};
+    std::vector<trainer::device_choice> devices{trainer::choice<Preset, trainer::cpu_device, float>("cpu")};
+    if constexpr (std::is_same_v<Preset, noisy>) devices.push_back(trainer::choice<Preset, trainer::cpu_device, moe::bf16>("cpu"));
     return trainer::run(static_cast<int>(argv.size()), argv.data(), devices, Preset::defaults, Preset::model::vocab);
   });
 }
@@ -206,14 +207,30 @@ TEST_CASE("trainer: selection biases follow the load, noise is that of a pass, e
   CHECK(biases() == after);
 
   test::folder const f;
-  REQUIRE(
-      run<noisy>({"train", "--data", f.text, "--out", f.run("n"), "--steps", "20", "--accumulate", "2", "--checkpoint-every", "8", "--threads", "2"})
-          .code == 0);
-  CHECK(resumes<noisy>(f, "n"));
-  std::string const log = moe::read_file(f.run("n") + "/log.csv");
-  CHECK(test::contains(log, ",router entropy [nats],"));
-  for (auto const& m : trainer::parse_metrics(log, "log.csv")) {
-    CHECK(m.entropy > 0);
-    CHECK(m.entropy < std::log(4.0));
+  for (char const* dtype : {"fp32", "bf16"}) {
+    REQUIRE(run<noisy>(
+                {"train", "--data", f.text, "--out", f.run(dtype), "--steps", "20", "--accumulate", "2", "--checkpoint-every", "8", "--dtype", dtype})
+                .code == 0);
+    CHECK(resumes<noisy>(f, dtype));
+    std::string const log = moe::read_file(f.run(dtype) + "/log.csv");
+    CHECK(test::contains(log, ",router entropy [nats],"));
+    for (auto const& m : trainer::parse_metrics(log, "log.csv")) {
+      CHECK(m.entropy > 0);
+      CHECK(m.entropy < std::log(4.0));
+    }
+  }
+
+  // every pass of a run has its own number: three steps of one, by hand
+  REQUIRE(run<noisy>({"train", "--data", f.text, "--out", f.run("still"), "--steps", "3", "--lr", "0", "--threads", "1"}).code == 0);
+  auto const log = trainer::parse_metrics(moe::read_file(f.run("still") + "/log.csv"), "log.csv");
+  auto const text = trainer::load_corpus(f.text);
+  trainer::training_windows windows(trainer::codec::learn("bytes", 256, {}).encode(text.training()), 16, 1);
+  config.lr = 0;
+  trainer::optimizer const still(config, noisy::defaults, model->parameters());
+  model->initialise(1), model->zero_gradients();
+  for (index_t s = 0; s < 3; ++s) {
+    windows.fill(4 * s, model->token(), model->target());
+    CHECK(noisy_loss(1, static_cast<std::uint32_t>(s)) / 64 == log[static_cast<std::size_t>(s)].loss);
+    still.update(*model, s + 1, model->gradient_norm());
   }
 }

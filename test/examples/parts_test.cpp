@@ -177,6 +177,8 @@ TEST_CASE("metrics: rows survive the file; a run that continues drops what no ch
   CHECK(log.all()[1].held_out == 1.5);
   CHECK(std::isnan(log.all()[0].held_out));
   CHECK(test::contains(test::error_of([] { trainer::parse_metrics("head\n1,2,3\n", "log"); }), "log: line 2 has 3 cells"));
+  auto const older = trainer::parse_metrics("head\n7,1,2,,0.1,3,4,5,0.5,1.5,6,100,2.5\n", "log")[0];  // of a version without the routers' entropy
+  CHECK((older.load_max == 1.5 && std::isnan(older.entropy) && older.dropped == 6 && older.tokens_per_second == 100 && older.seconds == 2.5));
   CHECK(test::error_of([] { trainer::metrics_log("/nowhere/log.csv", 0); }) != "");
   unlink(path.c_str());
 }
