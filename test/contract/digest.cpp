@@ -5,6 +5,7 @@
 #include <moe/attention/attention.hpp>
 #include <moe/attention/rope.hpp>
 #include <moe/gemm/grouped_gemm.hpp>
+#include <moe/mix/token_mixing.hpp>
 #include <moe/nn/activation.hpp>
 #include <moe/nn/attention_layer.hpp>
 #include <moe/nn/cross_entropy.hpp>
@@ -182,6 +183,20 @@ void dispatching() {
   print("combine_backward", rows_of(d_xs, 0, plan.rows()), d_weight);
 }
 
+template <class T>
+void mixing(char const* name) {
+  token_groups const groups = groups_of({7, 11}, 7);
+  operands o;
+  auto const x = o.mat<T>(tokens, width), y = o.mat<T>(tokens, width), mixed = o.mat<T>(experts * groups.count(), width);
+  auto const logits = o.mat(tokens, experts), weight = o.mat(tokens, experts), d_weight = o.mat(tokens, experts);
+  group_softmax(space, logits, groups, 0.7, weight);
+  mix_tokens<T>(space, x, weight, groups, mixed);
+  redistribute_tokens<T>(space, mixed, weight, groups, y);
+  mixing_weight_gradient<mixing_weight_gradient_config{.accumulate = true}>(space, x, mixed, groups, d_weight);
+  group_softmax_backward(space, weight, d_weight, groups, 0.7, logits);
+  print(name, weight, mixed, y, d_weight, logits);
+}
+
 void attending() {
   constexpr attention_shape shape{.heads = 4, .kv_heads = 2, .d_head = 20};
   constexpr rope_config turn{.d_head = 20};
@@ -320,6 +335,8 @@ int main() {
   choices<topk_config{.k = 3}, bf16>("topk bf16", "topk_backward bf16");
   balance();
   dispatching();
+  mixing<float>("token_mixing");
+  mixing<bf16>("token_mixing bf16");
   attending();
   norms();
   activations();
