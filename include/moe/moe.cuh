@@ -47,6 +47,8 @@
 #include <moe/routing/biased_topk_router.cuh>
 #include <moe/routing/dispatch.cuh>
 #include <moe/routing/dispatch_plan.cuh>
+#include <moe/routing/expert_choice.cuh>
+#include <moe/routing/expert_choice_router.cuh>
 #include <moe/routing/jitter.cuh>
 #include <moe/routing/router.cuh>
 #include <moe/routing/selection_bias.cuh>

@@ -28,6 +28,8 @@
 #include <moe/routing/biased_topk_router.hpp>
 #include <moe/routing/dispatch.hpp>
 #include <moe/routing/dispatch_plan.hpp>
+#include <moe/routing/expert_choice.hpp>
+#include <moe/routing/expert_choice_router.hpp>
 #include <moe/routing/jitter.hpp>
 #include <moe/routing/load.hpp>
 #include <moe/routing/router.hpp>

@@ -28,6 +28,7 @@
 #include <moe/routing/balance.hpp>
 #include <moe/routing/biased_topk.hpp>
 #include <moe/routing/dispatch.hpp>
+#include <moe/routing/expert_choice.hpp>
 #include <moe/routing/jitter.hpp>
 #include <moe/routing/load.hpp>
 #include <moe/routing/selection_bias.hpp>
@@ -190,6 +191,21 @@ TEST_CASE("balance: twice the coefficient where one of two experts takes all, no
                                       moe::mat(d_logits.data(), 4, 2), scratch);
   CHECK(d_logits == std::vector<float>(8, 0.0f));
   // [/balance]
+}
+
+TEST_CASE("expert_choice: two tokens for each of two experts") {
+  // [expert_choice]
+  std::vector<float> logits{0, 2, 3, 0, 0, 1, 5, 0}, weight(8);  // 4 tokens, 2 experts
+  std::vector<int> expert(8);
+  auto const pool = moe::one_group(4);
+  moe::buffer memory(moe::expert_choice_scratch_bytes<float, 2>(moe::cpu{}, pool));
+  moe::arena scratch(memory);
+  moe::expert_choice<float, 2>(moe::cpu{}, moe::mat(logits.data(), 4, 2), pool, /*capacity=*/2, moe::view<moe::dyn, 2>(weight.data(), 4, 2),
+                               moe::view<moe::dyn, 2>(expert.data(), 4, 2), scratch);
+  CHECK(expert == std::vector<int>{-1, 1, 0, -1, -1, 1, 0, -1});  // two tokens each
+  CHECK(weight[0] == 0);
+  CHECK(weight[1] == Approx(1 / (1 + std::exp(-2.0))));
+  // [/expert_choice]
 }
 
 TEST_CASE("jitter: factors near 1, the same for the gradient") {

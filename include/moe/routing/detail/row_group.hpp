@@ -16,6 +16,11 @@ struct row_group {
       : rows(static_cast<int>(logits.template extent<0>() - first < width ? logits.template extent<0>() - first : width)) {
     for (int l = 0; l < width; ++l) row[l] = logits.row(first + (l < rows ? l : rows - 1));
   }
+  /// The rows row_of(0), row_of(1), ... of which there are n, as far as lanes reach.
+  template <class F>
+  row_group(tensor<T const, dyn, dyn> logits, index_t n, F const& row_of) : rows(static_cast<int>(n < width ? n : width)) {
+    for (int l = 0; l < width; ++l) row[l] = logits.row(row_of(l < rows ? l : rows - 1));
+  }
   /// column[i] = logits e + i of all rows; those from `experts` on are not to be looked at.
   MOE_INLINE void columns(index_t e, index_t experts, simd<A> (&column)[width]) const {
     if (experts - e >= width)
