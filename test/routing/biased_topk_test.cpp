@@ -90,7 +90,7 @@ void check_row(T const* row, std::vector<double> const& s, int const* expert, T 
   for (std::size_t e = 0; e < s.size(); ++e) CHECK(std::abs(double(d_row[e]) - expected[e]) <= 4 * C.scale * tolerance<T>());
 }
 
-enum class biases { none, normal, ties };
+enum class biases { none, normal, negative, ties };
 
 template <biased_topk_config C, class T>
 void compare(index_t tokens, index_t experts, biases kind) {
@@ -104,6 +104,7 @@ void compare(index_t tokens, index_t experts, biases kind) {
   test::array<int> expert(tokens, C.k, C.k + 1);
   if (kind == biases::ties) logits.integers(7, 2), bias.integers(8, 1);
   else logits.normal(8), bias.normal(10, 0.1);
+  for (index_t e = 0; kind == biases::negative && e < experts; ++e) bias(e) = T(float(bias(e)) - 3);
   d_weight.normal(9);
   auto const* const b = kind == biases::none ? nullptr : &bias;
   run<C>(logits, b, weight, expert);
@@ -153,7 +154,7 @@ TEST_CASE_TEMPLATE("biased_topk: limited to the best groups", T, float, double) 
 
 TEST_CASE_TEMPLATE("biased_topk: agrees with a sort, forward and backward", T, float, double, bf16) {
   for (index_t tokens : test::on_cuda ? std::vector<index_t>{0, 3} : std::vector<index_t>{0, 1, 5, 17})
-    for (biases kind : {biases::none, biases::normal, biases::ties}) {
+    for (biases kind : {biases::none, biases::normal, biases::negative, biases::ties}) {
       for (index_t experts : test::on_cuda ? std::vector<index_t>{8, 33, 129} : std::vector<index_t>{8, 9, 15, 16, 17, 33, 64, 200}) {
         compare<biased_topk_config{.k = 2}, T>(tokens, experts, kind);
         if constexpr (!test::on_cuda) {  // that both spaces have the same numbers is a test of its own below
@@ -252,6 +253,20 @@ TEST_CASE_TEMPLATE("biased_topk: NaN and infinities", T, float, double, bf16) {
     run<biased_topk_config{.k = 3, .score = score_function::softmax, .renormalise = false}>(logits, b, w, e);
     for (index_t t = 0; t < 3; ++t)
       for (index_t j = 0; j < 3; ++j) CHECK((seen(t, j) && e(t, j) == j));  // all of such a row are NaN: a tie
+  }
+}
+
+TEST_CASE_TEMPLATE("biased_topk: a NaN is seen wherever it stands among many groups", T, float, bf16) {
+  constexpr index_t experts = test::on_cuda ? 640 : 1032, size = experts / 8;
+  constexpr biased_topk_config C{.k = 2, .groups = 8, .kept_groups = 2};
+  test::array<T> logits(1, experts), bias(experts), w(1, 2);
+  test::array<int> e(1, 2);
+  bias.fill(T(-2.0f));
+  for (index_t g = 0; g < 8; ++g) {
+    logits.normal(1);
+    logits(0, g * size + 3 * g) = test::quiet_nan<T>();
+    run<C>(logits, &bias, w, e);
+    CHECK((e(0, 0) == g * size + 3 * g && std::isnan(double(w(0, 0)))));
   }
 }
 

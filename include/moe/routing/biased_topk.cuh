@@ -16,13 +16,13 @@ struct biased_kind {
 template <biased_topk_config C>
 using biased_kind_of = biased_kind<C.k, C.score, C.renormalise, C.groups, C.kept_groups>;
 
-/// Integers that compare as candidates rank: NaN above all, -0 equal to 0. `lowest` is below them all.
+/// Integers that compare as candidates rank: NaN above all. `lowest` is below them all. No candidate is -0: a score is not, so no sum with it is.
 template <class A>
 struct candidate_key {
   using integer = typename lane_integers<A>::integer;
   static constexpr integer lowest = std::numeric_limits<integer>::min(), highest = std::numeric_limits<integer>::max();
   static __device__ integer flipped(integer bits) { return bits ^ ((bits >> (8 * sizeof(A) - 1)) & highest); }
-  static __device__ integer of(A x) { return x != x ? highest : flipped(__builtin_bit_cast(integer, x + A(0))); }
+  static __device__ integer of(A x) { return x != x ? highest : flipped(__builtin_bit_cast(integer, x)); }
   static __device__ A number(integer key) { return __builtin_bit_cast(A, flipped(key)); }
 };
 
