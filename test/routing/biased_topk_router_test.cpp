@@ -44,7 +44,7 @@ struct stream_result {
 /// Batches from a stream whose experts differ in popularity, routed with a bias that is moved by `rate` after each.
 template <class Router>
 stream_result run_stream(int steps, index_t tokens, index_t experts, double spread, double rate) {
-  auto const space = test::on();
+  moe::cpu const space{.threads = 2};
   constexpr index_t pool = 1 << 20;
   moe::random_stream const random{5, moe::random_purpose::test, 3};
   test::array<float> noise(1, pool), logits(tokens, experts), popular(1, experts), bias(experts), w(tokens, Router::k);
