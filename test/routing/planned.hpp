@@ -23,7 +23,7 @@ struct planned {
     execution.wait();
   }
   /// Rows that the operators ask of a matrix of rows: those of the plan, where the space may look into it.
-  index_t rows_needed() const { return on_cuda ? plan.slots() : plan.rows(); }
+  index_t rows_needed() const { return on_cuda ? plan.most_rows : plan.rows(); }
   static std::size_t bytes(index_t tokens, index_t k, index_t experts) {
     moe::arena measure;
     moe::dispatch_plan::take(measure, tokens, k, experts);

@@ -5,7 +5,7 @@
 
 // The CUDA overloads of dispatch.hpp, with all views in device memory; asynchronous on `space.stream`.
 //
-// None of them reads the plan on the host, so none knows how many choices were kept: `rows` in their contracts is plan.slots(), and so many rows need
+// None of them reads the plan on the host, so none knows how many choices were kept: `rows` in their contracts is plan.most_rows, and so many rows need
 // xs, ys and their gradients. Rows behind the last are not touched here either.
 namespace moe::inline MOE_ISA {
 
@@ -86,14 +86,15 @@ struct choice_gradient {
 /// The contract of dispatch(cpu). Tokens of the plan that x has not are skipped.
 template <class T, index_t R, index_t D>
 void dispatch(cuda const& space, in<T, dyn, dyn> x, dispatch_plan const& plan, tensor<T, R, D> const& xs) {
-  detail::check_dispatched(plan, plan.slots(), x, xs);
-  for_each_element("dispatch", space, plan.slots(), detail::packs<T>(x.template extent<1>()), detail::gather_row<T>{x, plan.token, xs});
+  detail::check_dispatched(plan, plan.most_rows, x, xs);
+  index_t const rows = std::min(plan.slots(), xs.template extent<0>());
+  for_each_element("dispatch", space, rows, detail::packs<T>(x.template extent<1>()), detail::gather_row<T>{x, plan.token, xs});
 }
 
 /// The contract of dispatch_backward(cpu), and its bits. Rows of the plan that d_xs has not count as dropped.
 template <class T, index_t R, index_t D>
 void dispatch_backward(cuda const& space, in<T, dyn, dyn> d_xs, dispatch_plan const& plan, index_t k, tensor<T, R, D> const& d_x) {
-  detail::check_dispatch_backward(plan, plan.slots(), k, d_xs, d_x);
+  detail::check_dispatch_backward(plan, plan.most_rows, k, d_xs, d_x);
   for_each_element("dispatch_backward", space, d_x.rows(), detail::packs<T>(d_x.template extent<1>()),
                    detail::sum_of_choices<false, T, T>{d_xs, {}, plan.position, d_x, static_cast<int>(k)});
 }
@@ -101,7 +102,7 @@ void dispatch_backward(cuda const& space, in<T, dyn, dyn> d_xs, dispatch_plan co
 /// The contract of combine(cpu), and its bits where the CPU has fused multiply-adds. Rows of the plan that ys has not count as dropped.
 template <class T, class TW, index_t W, index_t K, index_t R, index_t D>
 void combine(cuda const& space, in<T, dyn, dyn> ys, tensor<TW, W, K> const& weight, dispatch_plan const& plan, tensor<T, R, D> const& y) {
-  detail::check_combine(plan, plan.slots(), ys, weight, y);
+  detail::check_combine(plan, plan.most_rows, ys, weight, y);
   for_each_element("combine", space, y.rows(), detail::packs<T>(y.template extent<1>()),
                    detail::sum_of_choices<true, T, std::remove_const_t<TW>>{ys, weight, plan.position, y, static_cast<int>(plan.k)});
 }
@@ -112,7 +113,7 @@ void combine(cuda const& space, in<T, dyn, dyn> ys, tensor<TW, W, K> const& weig
 template <class T, class TW, index_t R, index_t D, index_t W, index_t K>
 void combine_backward(cuda const& space, in<T, dyn, dyn> d_y, in<T, dyn, dyn> ys, in<TW, dyn, dyn> weight, dispatch_plan const& plan,
                       tensor<T, R, D> const& d_ys, tensor<TW, W, K> const& d_weight) {
-  detail::check_combine_backward(plan, plan.slots(), d_y, ys, weight, d_ys, d_weight);
+  detail::check_combine_backward(plan, plan.most_rows, d_y, ys, weight, d_ys, d_weight);
   for_each_row("combine_backward", space, plan.slots(), detail::choice_gradient<T, TW>{d_y, ys, weight, plan.position, d_ys, d_weight});
 }
 

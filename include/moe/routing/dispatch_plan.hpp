@@ -10,7 +10,8 @@
 namespace moe::inline MOE_ISA {
 
 /// Where each choice of a batch goes. Choice t k + j (a "slot") is the j-th expert of token t, and may be none (-1: expert choice, where tokens have
-/// different numbers of experts, a bounded slot each); kept choices become rows, sorted by expert, then by slot. How many rows there are stands in the memory of the space; code that runs in any space takes slots(), the most that there can be.
+/// different numbers of experts, a bounded slot each); kept choices become rows, sorted by expert, then by slot. How many rows there are stands in the
+/// memory of the space; code that runs in any space takes most_rows.
 struct dispatch_plan {
   vector_view<index_t> counts;   ///< [experts]      choices of each expert before capacity
   vector_view<index_t> offsets;  ///< [experts + 1]  rows of expert e are [offsets[e], offsets[e + 1])
@@ -18,6 +19,7 @@ struct dispatch_plan {
   vector_view<int> slot;         ///< [tokens * k]   slot of each row; -1 behind the last row
   vector_view<int> position;     ///< [tokens * k]   row of each slot; -1 if it has none: dropped, or no choice
   index_t k = 0;                 ///< choices per token
+  index_t most_rows = 0;         ///< rows that there can be: take() says slots(), who knows that slots stay without a choice may say less
 
   index_t experts() const { return counts.extent<0>(); }
   index_t slots() const { return position.extent<0>(); }
@@ -44,6 +46,7 @@ struct dispatch_plan {
     p.slot = memory.vec<int>(slots);
     p.position = memory.vec<int>(slots);
     p.k = k;
+    p.most_rows = slots;
     return p;
   }
 };

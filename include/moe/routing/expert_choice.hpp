@@ -138,8 +138,8 @@ std::size_t expert_choice_scratch_bytes(cpu const& space, token_groups const& po
 /// Throws  shape_mismatch if extents disagree; bad_argument for pools that are not whole or a capacity outside [1, pools.size]; out_of_memory if scratch
 ///         holds less than expert_choice_scratch_bytes.
 /// Order   one worker per row of logits: experts ascending in one chain. The choice is of integers. The same bits for any number of threads.
-/// Cost    one exponential per logit; scores are laid out by expert, so that a row is a lane. Of a pool of more than 64 tokens each expert looks closely at
-///         those alone that pass a bound taken from a sample; of a pool of a few vectors it takes the largest `capacity` times.
+/// Cost    one exponential per logit; scores are laid out by expert, so that a row is a lane. Of a pool of more than 512 tokens each expert looks closely
+///         at those alone that pass a bound taken from a sample of 256; of a pool that fits four vectors it takes the largest `capacity` times.
 /// Source  Zhou et al. 2022, arXiv:2202.09368, section 3.2.
 template <class T, index_t E>
 void expert_choice(cpu const& space, in<T, dyn, dyn> logits, token_groups pools, index_t capacity, tensor<T, dyn, E> weight,

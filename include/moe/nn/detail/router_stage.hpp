@@ -83,6 +83,7 @@ struct router_stage {
     arena::scope const scope(scratch);
     linear<T>(space, input_of(space, x, r, scratch), weight, r.logits, scratch);
     Router::forward(space, router_input<accumulator<T>>{r.logits, biases<T>(space, bias, scratch), r.shape}, r.weight, r.expert, scratch);
+    r.plan.most_rows = rows(r.shape);
     make_dispatch(space, r.expert, limit, r.plan, scratch);
   }
   /// The same for tokens of one sequence, without its noise and its limit: both would make a token depend on the others of its call.
@@ -93,6 +94,7 @@ struct router_stage {
     router_input<accumulator<T>> const input{r.logits, biases<T>(space, bias, scratch), r.shape};
     if constexpr (decodes) Router::decode(space, input, r.weight, r.expert, scratch);
     else Router::forward(space, input, r.weight, r.expert, scratch);
+    r.plan.most_rows = decode_rows(x.rows());
     make_dispatch(space, r.expert, 0, r.plan, scratch);
   }
 
