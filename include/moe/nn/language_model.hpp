@@ -142,8 +142,9 @@ struct language_model {
     return l;
   }
 
-  /// Logits [n, vocab] of the next n tokens of a sequence, as they were summed; the state remembers the tokens. Bit for bit the rows that a forward pass over the whole
-  /// sequence gives, unless a layer has a capacity: decoding drops nothing.
+  /// Logits [n, vocab] of the next n tokens of a sequence, as they were summed; the state remembers the tokens. Bit for bit the rows that a forward
+  /// pass over the whole sequence gives, unless a layer has a capacity, as decoding drops nothing, or a router that decodes by another rule
+  /// (expert_choice_router).
   template <class S, class T>
   static void logits(S const& space, T const* w, in<int, dyn> token, state<T>& s, matrix_view<accumulator<T>> out, arena& scratch) {
     index_t const rows = token.template extent<0>();
