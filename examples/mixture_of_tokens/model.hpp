@@ -9,23 +9,24 @@
 #include <moe/nn/moe_ffn.hpp>
 #include <moe/nn/residual.hpp>
 #include <moe/nn/sequence.hpp>
+#include <moe/routing/expert_choice_router.hpp>
 
-// Transformers that differ in their feed-forward layers alone: Mixture of Tokens, the dense layer that costs as much, and mixtures of experts that do.
-// Every preset is a program of its own.
+// Transformers that differ in their feed-forward layers alone: Mixture of Tokens, the dense layer that costs as much, and mixtures of experts that
+// do. Every preset is a program of its own.
 // Source  Antoniak et al. 2023, arXiv:2310.15961.
 namespace mixture_of_tokens {
 
 using namespace moe::nn;
 
-enum class arm { mixture_of_tokens, dense, token_choice };
+enum class arm { mixture_of_tokens, dense, token_choice, expert_choice };
 
 /// The sizes that presets differ in. Each feed-forward layer has d_ff = 4 d_model for a token: that of a dense layer, of the one expert that a token
-/// chooses (split into `granularity` finer ones, of which it chooses as many), or of the share of all experts that a group of as many examples as
-/// there are experts leaves to each.
+/// chooses (split into `granularity` finer ones, of which it chooses as many, or as many of which choose it on average), or of the share of all
+/// experts that a group of as many examples as there are experts leaves to each.
 struct shape {
   arm kind;
   int vocab, d_model, blocks, heads, experts, granularity = 1;
-  int group = 16;          ///< examples whose tokens are mixed
+  int group = 16;          ///< examples whose tokens at one position are mixed, or stand for election together
   int dense_blocks = 0;    ///< the first blocks, which have a dense layer in every arm
   double capacity = 1.25;  ///< of token choice: what an expert takes at most, of its share of a batch's choices; 0: all
 };
@@ -53,12 +54,17 @@ struct arms {
                                            .losses = {.balance = 0.01, .z = 0},
                                            .output_gain = output_gain};
 
+  /// The same again, but for the losses: every expert takes its share of the tokens of a group. Nothing is dropped for want of room.
+  static constexpr moe::expert_choice_config elections{
+      .experts = S.experts * S.granularity, .capacity_factor = static_cast<double>(S.granularity), .group = S.group};
+
   using attention = residual<attention_layer<attention_config{.d_model = d, .heads = S.heads, .output_gain = output_gain}>>;
   using dense = residual<ffn<ffn_config{.d_model = d, .d_ff = d_ff, .activation = activation_kind::relu, .output_gain = output_gain}>>;
 
   static auto feed_forward() {
     if constexpr (S.kind == arm::mixture_of_tokens) return std::type_identity<residual<mixture_of_tokens_ffn<mixing>>>();
     else if constexpr (S.kind == arm::token_choice) return std::type_identity<residual<moe_ffn<choosing>>>();
+    else if constexpr (S.kind == arm::expert_choice) return std::type_identity<residual<moe_ffn<choosing, moe::expert_choice_router<elections>>>>();
     else return std::type_identity<dense>();
   }
   using own = sequence<attention, typename decltype(feed_forward())::type>;
@@ -84,8 +90,8 @@ struct preset_of {
 };
 
 /// Minutes on two cores: the models of docs/results/mixture_of_tokens.md. The router's learning rate is 0.3 of the others' where experts are chosen
-/// (see examples/moe_mamba/model.hpp); a controller, which chooses nothing, has the whole of it. Experts are split into 8: in trials of one seed and 400
-/// steps Mixture of Tokens had 2.29 bits per byte with 16 experts, and 2.16 with the 128 that they split into, where the dense model had 2.14.
+/// (see examples/moe_mamba/model.hpp); a controller, which chooses nothing, has the whole of it. Experts are split into 8: in trials of one seed and
+/// 400 steps Mixture of Tokens had 2.29 bits per byte with 16 experts, and 2.16 with the 128 that they split into, where the dense model had 2.14.
 constexpr shape small(arm kind) {
   return {.kind = kind, .vocab = 2048, .d_model = 64, .blocks = 4, .heads = 2, .experts = 16, .granularity = 8};
 }
@@ -96,7 +102,8 @@ constexpr trainer::preset of_small(char const* name, char const* what, double ro
   return p;
 }
 struct quick : preset_of<small(arm::mixture_of_tokens)> {
-  static constexpr trainer::preset defaults = of_small("mixture_of_tokens", "Mixture of Tokens: 4 blocks of width 64, 128 experts of width 32, groups of 16", 1);
+  static constexpr trainer::preset defaults =
+      of_small("mixture_of_tokens", "Mixture of Tokens: 4 blocks of width 64, 128 experts of width 32, groups of 16", 1);
 };
 struct quick_dense : preset_of<small(arm::dense)> {
   static constexpr trainer::preset defaults = of_small("mixture_of_tokens_dense", "dense twin of mixture_of_tokens: 4 blocks of width 64", 1);
@@ -104,7 +111,11 @@ struct quick_dense : preset_of<small(arm::dense)> {
 /// What a checkpoint of quick goes on as: train --from.
 struct quick_moe : preset_of<small(arm::token_choice)> {
   static constexpr trainer::preset defaults =
-      of_small("mixture_of_tokens_moe", "token choice with the tensors of mixture_of_tokens: 4 blocks of width 64, a token uses 8 of 128 experts", 0.3);
+      of_small("mixture_of_tokens_moe", "token choice with the tensors of mixture_of_tokens: 4 blocks of width 64, 8 of 128 experts a token", 0.3);
+};
+struct quick_expert_choice : preset_of<small(arm::expert_choice)> {
+  static constexpr trainer::preset defaults = of_small(
+      "mixture_of_tokens_expert_choice", "expert choice: each of 128 experts takes 1 of 16 tokens, those of 16 examples at one position", 0.3);
 };
 
 /// docs/results/granularity.md: 16 experts of d_ff = 256, each split into G of which a token uses as many. Nothing is dropped.
@@ -142,8 +153,8 @@ struct tiny_moe : preset_of<smallest(arm::token_choice)> {
       .name = "mixture_of_tokens_tiny_moe", .what = "token choice with the tensors of tiny, for tests", .minutes = 0.1, .batch = 4, .length = 32};
 };
 
-/// The paper's Medium models (d 512, 8 blocks, context 256, 256 examples a step, groups of 32), the second half of their blocks Mixture of Tokens; and
-/// the Transformer they are compared with. Days on a GPU.
+/// The paper's Medium models (d 512, 8 blocks, context 256, 256 examples a step, groups of 32), the second half of their blocks Mixture of Tokens;
+/// and the Transformer they are compared with. Days on a GPU.
 constexpr shape medium(arm kind, int granularity) {
   return {.kind = kind,
           .vocab = 50257,

@@ -105,12 +105,15 @@ TEST_CASE("mixture_of_tokens: parameters of the paper's models") {
 TEST_CASE(
     "mixture_of_tokens: a checkpoint of Mixture of Tokens is one of token choice; what a token costs is the same in every arm but for its router") {
   CHECK(tensors<quick>() == tensors<quick_moe>());
+  CHECK(tensors<quick>() == tensors<quick_expert_choice>());
   CHECK(tensors<tiny>() == tensors<tiny_moe>());
   CHECK(quick::model::group_size == 16);
   CHECK(quick_moe::model::group_size == 1);
+  CHECK(quick_expert_choice::model::group_size == 16);
   index_t const dense = quick_dense::model::active_parameters();
   CHECK(active_beside_routers<quick>() == dense);
   CHECK(active_beside_routers<quick_moe>() == dense);
+  CHECK(active_beside_routers<quick_expert_choice>() == dense);
   CHECK(active_beside_routers<granularity_1>() == dense);
   CHECK(active_beside_routers<granularity_2>() == dense);
   CHECK(active_beside_routers<granularity_4>() == dense);
