@@ -1,4 +1,4 @@
-"""What the studies of scripts share: models trained on the same tokens, each with every learning rate of a grid, then with more seeds at its best rate; runs that
+"""What the studies of scripts share: models trained on as many tokens of a text, each with every learning rate of a grid, then with more seeds at its best rate; runs that
 are kept, that go on after an interruption, two at a time; speeds in rounds; curves with bands; ranges. A study says its arms, its text, and its page.
 
 A run is a folder <arm>.lr_<rate>.seed_<seed>[.<kind>] of the trainer, and beside it a log, which has its name only when the run has ended.

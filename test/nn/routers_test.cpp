@@ -52,6 +52,25 @@ struct biased : L {
   }
 };
 
+/// The largest logit in the first slot, nothing in the second.
+struct half_empty : moe::token_choice<2> {
+  static constexpr moe::topk_config one{.k = 1, .renormalise = false};
+  template <class S, class A>
+  static void forward(S const& space, moe::router_input<A> const& input, moe::tensor<A, moe::dyn, 2> weight, moe::tensor<int, moe::dyn, 2> expert,
+                      moe::arena&) {
+    moe::topk<one>(space, input.logits, moe::tensor<A, moe::dyn, 1>(moe::columns_of(weight, 0, 1)),
+                   moe::tensor<int, moe::dyn, 1>(moe::columns_of(expert, 0, 1)));
+    moe::fill(space, moe::columns_of(weight, 1, 2), A(0));
+    moe::fill(space, moe::columns_of(expert, 1, 2), -1);
+  }
+  template <class S, class A>
+  static void backward(S const& space, moe::router_input<A> const& input, moe::in<A, moe::dyn, 2> weight, moe::in<int, moe::dyn, 2> expert,
+                       moe::in<A, moe::dyn, 2> d_weight, moe::matrix_view<A> d_logits, moe::arena&) {
+    moe::topk_backward<one>(space, input.logits, moe::columns_of(weight, 0, 1), moe::columns_of(expert, 0, 1), moe::columns_of(d_weight, 0, 1),
+                            d_logits);
+  }
+};
+
 template <class Run>
 std::vector<float> row_of(Run& run, index_t t) {
   return {&run.y(t, 0), &run.y(t, 0) + run.y.columns()};
@@ -67,6 +86,14 @@ TEST_CASE("moe_ffn: gradients with every router, selection and noise held consta
   test::check_layer_gradients<moe_ffn<small, choice_of_batch>>({2, 5});
   test::check_layer_gradients<moe_ffn<shared, choice_at_position>>({8, 2});
   test::check_layer_gradients<biased<moe_ffn<sequence_losses, sigmoid_gate>>>({3, 4});
+}
+
+TEST_CASE("moe_ffn: a router with empty slots, with both losses, and what it dispatches") {
+  using L = moe_ffn<moe_ffn_config{.d_model = 6, .d_ff = 8, .experts = 4, .losses = {.balance = 0.5, .z = 0.25}}, half_empty>;
+  test::check_layer_gradients<L>({2, 5});
+  test::layer_run<L, double> run({2, 5});
+  run.forward();
+  CHECK(run.a.routed.plan.rows() == 10);
 }
 
 TEST_CASE("moe_ffn: every router, the same bits for any number of threads, and bf16 near double") {

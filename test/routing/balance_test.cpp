@@ -448,7 +448,7 @@ TEST_CASE("balance_losses: wrong arguments") {
   if (!test::on_cuda) {
     both({7, -1, 0, 0}, 2, "counts[1] is -1");
     both({INT64_MAX, 1, 0, 0}, 2, "counts add up to more than 64 bits hold, at entry 1");
-    both({5, 0, 0, 0}, 2, "counts add up to 5, 3 tokens of 2 choices need 6");
+    both({7, 0, 0, 0}, 2, "counts add up to 7, 3 tokens of 2 choices make 6 at most");
   }
   CHECK(contains(error_of([&] { backward(logits, {6, 0, 0, 0}, 2, {}, 1.0, d2); }), "balance_losses_backward: d_logits is [2, 4], logits is [3, 4]"));
   balance_config const sequences{.per_sequence = true};

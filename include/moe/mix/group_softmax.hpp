@@ -18,9 +18,10 @@ inline void check_groups(char const* op, token_groups const& groups) {
           " sequences do not make whole groups of ", groups.size);
 }
 inline void check_group_softmax(char const* op, token_groups const& groups, double temperature, auto const& from, auto const& to) {
+  using A = typename std::remove_cvref_t<decltype(to)>::value_type;
   check_groups(op, groups);
-  expects(temperature > 0 && temperature <= std::numeric_limits<double>::max(), errc::bad_argument, op, ": temperature is ", temperature,
-          ", needs to be positive and finite");
+  expects(static_cast<A>(temperature) > 0 && temperature <= std::numeric_limits<double>::max(), errc::bad_argument, op, ": temperature is ",
+          temperature, ", needs to be positive and finite, also in the type of the weights");
   check_matrix(op, "input", from, groups.tokens(), to.template extent<1>());
   check_matrix(op, "output", to, groups.tokens(), to.template extent<1>());
 }

@@ -39,6 +39,7 @@ struct moe_ffn : layer_base {
   static constexpr int k = Router::k;
   static constexpr index_t experts = index_t{C.experts} * C.granularity, width = C.d_ff / C.granularity,
                            pre_width = detail::input_matrices(C.activation) * width;
+  static_assert(!Router::balanced || k == experts, "moe::nn::moe_ffn: the router is of another number of experts than experts * granularity");
   static_assert(k <= experts, "moe::nn::moe_ffn: k must not exceed the number of experts, experts * granularity");
   static constexpr index_t group_size = Router::group_size;
   static constexpr balance_config losses = [] {
@@ -74,9 +75,9 @@ struct moe_ffn : layer_base {
     return experts * d_model + used_experts * (pre_width + width) * d_model + (has_shared ? shared::active_parameters() : 0);
   }
   static constexpr double flops_per_token(index_t) { return 2.0 * active_parameters(); }
-  /// Choices an expert takes of `tokens` tokens; 0: all.
+  /// Choices an expert takes of `tokens` tokens; 0: all. A router that balances by construction has a capacity of its own.
   static index_t capacity(index_t tokens) {
-    return C.capacity_factor == 0
+    return C.capacity_factor == 0 || Router::balanced
                ? 0
                : std::max<index_t>(1, static_cast<index_t>(std::ceil(C.capacity_factor * k * static_cast<double>(tokens) / experts)));
   }

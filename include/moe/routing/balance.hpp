@@ -23,8 +23,8 @@ inline void check_counts(char const* who, index_t tokens, index_t experts, in<in
     expects(counts(e) >= 0, errc::bad_argument, who, ": counts[", e, "] is ", counts(e));
     expects(!__builtin_add_overflow(sum, counts(e), &sum), errc::bad_argument, who, ": counts add up to more than 64 bits hold, at entry ", e);
   }
-  expects(sum == tokens * k, errc::bad_argument, who, ": counts add up to ", sum, ", ", tokens, " tokens of ", k, " choices need ", tokens * k,
-          " (counts are taken before capacity)");
+  expects(sum <= tokens * k, errc::bad_argument, who, ": counts add up to ", sum, ", ", tokens, " tokens of ", k, " choices make ", tokens * k,
+          " at most");
 }
 inline void check_load(char const* who, index_t tokens, index_t experts, in<index_t, dyn> counts, int k, balance_config config,
                        sequence_choices const& of) {
@@ -76,7 +76,7 @@ std::size_t balance_losses_backward_scratch_bytes(cpu const& space, sequence_sha
 ///   entropy = 1 / tokens * sum_t sum_e -p_t,e ln(p_t,e)   in nats: 0 where each token is sure, ln(experts) where it does not care
 ///
 ///   logits  [tokens, experts]  in
-///   counts  [experts]          in   choices of each expert, before capacity: they add up to k tokens; not read per sequence
+///   counts  [experts]          in   choices of each expert, before capacity: they add up to k tokens at most; not read per sequence
 ///   k                          in   choices of a token
 ///   losses  [3]                out  balance, z, entropy
 ///   of                         in   sequences, and the expert of each choice; read only per sequence
