@@ -152,6 +152,7 @@ struct load_of_sequence {
     for (index_t e = lane; e < from.probability.template extent<1>(); e += lanes) {
       double probability = 0;
       int count = 0;
+#pragma unroll 1  // unrolled it has more addresses than a thread of this block has registers
       for (index_t c = s * from.of_sequence; c < (s + 1) * from.of_sequence; ++c) {
         probability += static_cast<double>(from.probability(c, e));
         count += from.choices(c, e);
