@@ -17,6 +17,7 @@
 #include <moe/optim/adamw.hpp>
 #include <moe/routing/biased_topk.hpp>
 #include <moe/routing/dispatch.hpp>
+#include <moe/routing/expert_choice.hpp>
 #include <moe/routing/topk.hpp>
 #include <moe/ssm/causal_conv1d.hpp>
 
@@ -100,6 +101,16 @@ call biased_routing() {
   auto const bias = c->o.vec(c->experts);
   for (index_t e = 0; e < c->experts; ++e) bias(e) *= 0.05f;  // all experts are chosen, as a bias that balances lets them
   return [c, bias] { biased_topk<C, float>(bench::space(), c->logits, bias, c->weight, c->expert); };
+}
+
+/// Two experts a token on average, chosen within pools of `size` tokens.
+call experts_choose(index_t size) {
+  auto const c = std::make_shared<choices<64>>();
+  token_groups const pools = size == c->tokens ? one_group(c->tokens) : groups_of({size, c->tokens / size}, size);
+  auto const scratch = std::make_shared<arena>(c->o.scratch(expert_choice_scratch_bytes<float, 64>(bench::space(), pools)));
+  return [=] {
+    expert_choice<float, 64>(bench::space(), c->logits, pools, std::max<index_t>(1, 2 * size / c->experts), c->weight, c->expert, *scratch);
+  };
 }
 
 /// 4096 tokens of width 512 in groups of `size`, as many experts. Tokens of a group lie as in a batch, far apart: the copy that bmm wants is not counted.
@@ -196,6 +207,8 @@ std::map<std::string, std::function<call()>> const operators{
     {"sigmoid and bias E=64 k=8", [] { return biased_routing<biased_topk_config{.k = 8}>(); }},
     {"softmax and bias E=64 k=2", [] { return biased_routing<biased_topk_config{.k = 2, .score = score_function::softmax}>(); }},
     {"4 of 8 groups E=64 k=8", [] { return biased_routing<biased_topk_config{.k = 8, .groups = 8, .kept_groups = 4}>(); }},
+    {"expert choice E=64 c=2", [] { return experts_choose(4096); }},
+    {"expert choice E=64 c=2 pools of 32", [] { return experts_choose(32); }},
     {"mix_tokens g=32 E=32", [] { return mix(32, false); }},
     {"mix_tokens g=8 E=8", [] { return mix(8, false); }},
     {"mix_tokens g=64 E=64", [] { return mix(64, false); }},

@@ -20,7 +20,8 @@ GOALS = {  # of the plan: times PyTorch
     "attention B=8 L=256 d_head=32": 3.5, "attention B=8 L=256 d_head=64": 3.5, "attention B=4 L=1024 d_head=64": 3.5,
     "attention forward and backward B=8 L=256 d_head=32": 3.5, "attention forward and backward B=4 L=1024 d_head=64": 3.5,
     "routing E=64 k=2": 10, "routing E=64 k=8": 15, "routing and sort E=64 k=2": 10, "routing and sort E=64 k=8": 15,
-    "sigmoid and bias E=64 k=2": 10, "sigmoid and bias E=64 k=8": 15, "softmax and bias E=64 k=2": 10, "4 of 8 groups E=64 k=8": 15, "adamw": 1.7,
+    "sigmoid and bias E=64 k=2": 10, "sigmoid and bias E=64 k=8": 15, "softmax and bias E=64 k=2": 10, "4 of 8 groups E=64 k=8": 15,
+    "expert choice E=64 c=2": 10, "expert choice E=64 c=2 pools of 32": 10, "adamw": 1.7,
     **{f"{op} g={n} E={n}": goal for op in ("mix_tokens", "redistribute_tokens", "mix_tokens forward and backward")
        for n, goal in ((8, 3), (32, 2), (64, 1.5))},
     "causal_conv1d B=4 D=1024 L=2048": 6, "causal_conv1d forward and backward B=4 D=1024 L=2048": 6}

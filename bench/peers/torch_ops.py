@@ -2,8 +2,8 @@
 """Operators in PyTorch, as a user writes them without an extension, by the names of bench/peers/ops.cpp and with its protocol. See torch_compare.py.
 
 Experts are a loop over index_select, three matrix products, and index_add. Attention is softmax(q k^T + mask) v. Routing is softmax, topk, and a
-renormalisation; with a bias, scores, topk of scores + bias, and a gather; groups are topk of the sum of their two best, and a mask. Sorting by expert is
-a stable argsort and a bincount. The convolution has its channels before time, as torch wants it. Mixing is bmm of tokens that lie group by group
+renormalisation; with a bias, scores, topk of scores + bias, and a gather; groups are topk of the sum of their two best, and a mask; where
+experts choose, softmax and topk over the tokens of a pool. Sorting by expert is a stable argsort and a bincount. The convolution has its channels before time, as torch wants it. Mixing is bmm of tokens that lie group by group
 already, and writes where it wrote before: the hardest to beat.
 """
 import sys
@@ -99,6 +99,16 @@ def biased_routing(k, score=torch.sigmoid, groups=1, kept=1):
     return call
 
 
+def expert_choice(pool):
+    """Two experts a token on average. The lists of the experts are the result; which token has which experts is not written."""
+    logits = torch.rand(pool, 4096 // pool, 64) * 2 - 1
+
+    def call():
+        with torch.no_grad():
+            torch.softmax(logits, -1).topk(max(1, 2 * pool // 64), 0)
+    return call
+
+
 def causal_conv1d(backward):
     batch, channels, length = 4, 1024, 2048
     x, weight, bias = torch.rand(batch, channels, length) * 2 - 1, torch.rand(channels, 1, 4) - 0.5, torch.rand(channels) - 0.5
@@ -142,6 +152,8 @@ OPERATORS = {
     "sigmoid and bias E=64 k=8": lambda: biased_routing(8),
     "softmax and bias E=64 k=2": lambda: biased_routing(2, lambda x: torch.softmax(x, -1)),
     "4 of 8 groups E=64 k=8": lambda: biased_routing(8, groups=8, kept=4),
+    "expert choice E=64 c=2": lambda: expert_choice(4096),
+    "expert choice E=64 c=2 pools of 32": lambda: expert_choice(32),
     **{f"mix_tokens g={n} E={n}": lambda n=n: mixing(n) for n in (32, 8, 64)},
     **{f"redistribute_tokens g={n} E={n}": lambda n=n: mixing(n, back=True) for n in (32, 8, 64)},
     **{f"mix_tokens forward and backward g={n} E={n}": lambda n=n: mixing(n, backward=True) for n in (32, 8, 64)},

@@ -1,5 +1,6 @@
 #pragma once
 #include <climits>
+#include <cstring>
 
 #include <moe/core/parallel.hpp>
 #include <moe/core/token_groups.hpp>
@@ -22,25 +23,26 @@ void check_expert_choice(char const* who, auto const& logits, token_groups const
           ", needs to be in [1, pools.size = ", pools.size, "]");
 }
 
-/// Scores by expert, and what the selection of a column of them needs. Small pools are a worker's own, a few at a time; of a large one all of them.
+/// Scores by expert, and what the selection of a column of them needs and finds. Small pools are a worker's own, a few at a time; of a large one all.
 template <class T, index_t E>
 struct expert_choice_scratch {
   using key = score_key<accumulator<T>>;
-  static constexpr index_t width = simd<accumulator<T>>::width, small_pool = 512;
+  static constexpr index_t width = simd<accumulator<T>>::width, small_pool = 512, padded = (E + width - 1) / width * width;
   bool shared;             ///< one pool after the other, its scores in memory of all workers
   index_t pools_at_once;   ///< else: of a worker
   index_t members;         ///< of the pools at once, in whole vectors
   index_t pitch;           ///< elements between columns: not a multiple of a page, whose lines would evict each other
   matrix_view<key> score;  ///< [E or workers * E, pitch], and what reading past the last key reads
   matrix_view<key> sample;
-  matrix_view<int> place;
-  matrix_view<index_t> row;  ///< [workers, members]
+  matrix_view<key> least, last;  ///< [pools at once or workers * them, padded]  taken_keys of each expert
+  matrix_view<index_t> row;      ///< [workers, members]
   expert_choice_scratch(arena& memory, cpu const& space, token_groups const& pools)
       : shared(pools.size > small_pool), pools_at_once(shared ? 1 : (width + pools.size - 1) / pools.size),
         members(elements(chunks(elements(pools_at_once, pools.size), width), width)), pitch(members + (members > 256 ? width : 0)),
-        score(memory.mat<key>(elements(shared ? 1 : thread_count(space), E) + chunks(few_members<key>, pitch), pitch)),
-        sample(memory.mat<key>(thread_count(space), member_places(pools.size))),
-        place(memory.mat<int>(thread_count(space), member_places(pools.size))), row(memory.mat<index_t>(thread_count(space), shared ? 0 : members)) {}
+        score(memory.mat<key>(elements(owners(space), E) + chunks(few_members<key>, pitch), pitch)),
+        sample(memory.mat<key>(thread_count(space), sample_keys(pools.size))), least(memory.mat<key>(elements(owners(space), pools_at_once), padded)),
+        last(memory.mat<key>(elements(owners(space), pools_at_once), padded)), row(memory.mat<index_t>(thread_count(space), shared ? 0 : members)) {}
+  index_t owners(cpu const& space) const { return shared ? 1 : thread_count(space); }
 };
 
 /// The softmax of as many rows as a vector has lanes: the key of expert e and row l is at column[e * pitch + l]. Lane by lane, experts ascending.
@@ -66,47 +68,104 @@ MOE_INLINE void score_rows(row_group<A, T> const& rows, score_key<A>* column, in
   }
 }
 
-/// Scores of n rows row_of(0), row_of(1), ... into columns of `scores`; and those rows of the outputs without choices.
+/// Scores of n rows row_of(0), row_of(1), ... into columns of `scores`.
 template <index_t E, class T, class F>
-void score_members(tensor<T const, dyn, dyn> logits, index_t n, F const& row_of, score_key<accumulator<T>>* scores, index_t pitch,
-                   tensor<T, dyn, E> const& weight, tensor<int, dyn, E> const& expert) {
+void score_members(tensor<T const, dyn, dyn> logits, index_t n, F const& row_of, score_key<accumulator<T>>* scores, index_t pitch) {
   using A = accumulator<T>;
   for (index_t i = 0; i < n; i += simd<A>::width)
     score_rows<E>(row_group<A, T>(logits, n - i, [&](index_t l) { return row_of(i + l); }), scores + i, pitch);
-  for (index_t i = 0; i < n; ++i) {
-    std::fill_n(weight.row(row_of(i)), E, T(0.0f));
-    std::fill_n(expert.row(row_of(i)), E, -1);
-  }
 }
 
-/// The choice of expert e in the pool of n members row_of(0), row_of(1), ..., whose scores are `score`.
+/// What expert e takes of a pool, whose scores are `score`.
+template <class T, index_t E>
+void choose_members(expert_choice_scratch<T, E> const& s, score_key<accumulator<T>> const* score, index_t n, index_t pool, index_t e,
+                    index_t capacity) {
+  using key = score_key<accumulator<T>>;
+  taken_keys<key> const t =
+      n <= few_members<key> ? largest_of_few(score, n, capacity) : largest_of_many(score, n, capacity, s.sample.row(thread_index()));
+  s.least(pool, e) = t.least, s.last(pool, e) = t.last;
+}
+
+/// Of the scores of a row by experts e, e + 1, ..., of which the first n exist, those that the taken_keys of each expert say.
+template <class A, class T>
+MOE_INLINE void write_row(simd<A> score, score_key<A> const* least, score_key<A> const* last, score_key<A> member, index_t e, index_t n, T* weight,
+                          int* expert) {
+  using L = lane_integers<A>;
+  using keys = typename L::vector;
+  keys bound, behind, id;
+  std::memcpy(&bound, least, sizeof bound);
+  std::memcpy(&behind, last, sizeof behind);
+  bound -= behind < L::all(member);  // a comparison that holds is -1: behind the last tie a key has to be larger
+  auto const taken = __builtin_bit_cast(keys, score.v) >= bound;
+  simd<A>{taken ? score.v : simd<A>::zero().v}.store(weight, n);
+  id = taken ? L::iota() + L::all(static_cast<score_key<A>>(e)) : L::all(-1);
+  if constexpr (sizeof(A) == 4) {
+    if (n >= simd<A>::width) return void(std::memcpy(expert, &id, sizeof id));
+  }
+  for (int l = 0; l < simd<A>::width && l < n; ++l) expert[l] = static_cast<int>(id[l]);
+}
+
+/// Writes the choices of n rows row_of(0), row_of(1), ...: the first is member `member` of a pool of `size`, whose taken_keys are row `pool` of s.
 template <class T, index_t E, class F>
-void choose_members(expert_choice_scratch<T, E> const& s, score_key<accumulator<T>> const* score, index_t n, F const& row_of, index_t e,
-                    index_t capacity, tensor<T, dyn, E> const& weight, tensor<int, dyn, E> const& expert) {
-  auto const take = [&](index_t member) {
-    index_t const row = row_of(member);
-    weight.row(row)[e] = T(__builtin_bit_cast(accumulator<T>, score[member]));
-    expert.row(row)[e] = static_cast<int>(e);
-  };
-  if (n <= few_members<score_key<accumulator<T>>>) largest_of_few(score, n, capacity, take);
-  else largest_of_many(score, n, capacity, s.place.row(thread_index()), s.sample.row(thread_index()), take);
+void write_choices(expert_choice_scratch<T, E> const& s, index_t n, F const& row_of, score_key<accumulator<T>> const* scores, index_t pool,
+                   index_t member, index_t size, tensor<T, dyn, E> const& weight, tensor<int, dyn, E> const& expert) {
+  using V = simd<accumulator<T>>;
+  using key = score_key<accumulator<T>>;
+  struct {
+    T* weight;
+    int* expert;
+    key const *least, *last;
+    key member;
+  } row[V::width];
+  for (index_t i = 0; i < n; i += V::width) {
+    index_t const rows = n - i < V::width ? n - i : V::width;
+    for (index_t l = 0; l < rows; ++l) {
+      index_t const at = row_of(i + l);
+      row[l] = {weight.row(at), expert.row(at), s.least.row(pool), s.last.row(pool), static_cast<key>(member)};
+      if (++member == size) member = 0, ++pool;
+    }
+    for (index_t e = 0; e < E; e += V::width) {
+      V block[V::width];
+      for (index_t j = 0; j < V::width; ++j)
+        block[j] = V::load(reinterpret_cast<accumulator<T> const*>(scores + (e + j < E ? e + j : E - 1) * s.pitch + i));
+      transpose(block);
+      for (index_t l = 0; l < rows; ++l)
+        write_row(block[l], row[l].least + e, row[l].last + e, row[l].member, e, E - e, row[l].weight + e, row[l].expert + e);
+    }
+  }
 }
 
 /// The pools [first, last), by one worker.
 template <class T, index_t E>
 void choose_small_pools(expert_choice_scratch<T, E> const& s, tensor<T const, dyn, dyn> logits, token_groups const& pools, index_t first,
                         index_t last, index_t capacity, tensor<T, dyn, E> const& weight, tensor<int, dyn, E> const& expert) {
-  index_t const n = pools.size;
+  index_t const n = pools.size, members = (last - first) * n, mine = thread_index() * s.pools_at_once;
   index_t* const row = s.row.row(thread_index());
   for (index_t pool = first, i = 0; pool < last; ++pool)
     for (index_t m = 0, r = pools.row(pool, 0); m < n; ++m, r += pools.length) row[i++] = r;
   auto* const score = s.score.row(thread_index() * E);
-  score_members<E, T>(
-      logits, (last - first) * n, [=](index_t i) { return row[i]; }, score, s.pitch, weight, expert);
+  auto const row_of = [row](index_t i) { return row[i]; };
+  score_members<E, T>(logits, members, row_of, score, s.pitch);
   for (index_t e = 0; e < E; ++e)
-    for (index_t i = 0; i < (last - first) * n; i += n)
-      choose_members(
-          s, score + e * s.pitch + i, n, [=](index_t m) { return row[i + m]; }, e, capacity, weight, expert);
+    for (index_t pool = 0; pool < last - first; ++pool) choose_members(s, score + e * s.pitch + pool * n, n, mine + pool, e, capacity);
+  write_choices(s, members, row_of, score, mine, 0, n, weight, expert);
+}
+
+/// One pool, by all workers.
+template <class T, index_t E>
+void choose_large_pool(cpu const& space, expert_choice_scratch<T, E> const& s, tensor<T const, dyn, dyn> logits, token_groups const& pools,
+                       index_t pool, index_t capacity, tensor<T, dyn, E> const& weight, tensor<int, dyn, E> const& expert) {
+  auto const row_of = [first = pools.row(pool, 0), step = pools.length](index_t member) { return first + member * step; };
+  constexpr index_t chunk = 64;
+  parallel_chunks(space, pools.size, chunk, 10.0 * E, [&](index_t, index_t begin, index_t end) {
+    score_members<E, T>(
+        logits, end - begin, [&](index_t i) { return row_of(begin + i); }, s.score.data() + begin, s.pitch);
+  });
+  parallel_for(space, E, static_cast<double>(pools.size), [&](index_t e) { choose_members(s, s.score.row(e), pools.size, 0, e, capacity); });
+  parallel_chunks(space, pools.size, chunk, 4.0 * E, [&](index_t, index_t begin, index_t end) {
+    write_choices(
+        s, end - begin, [&](index_t i) { return row_of(begin + i); }, s.score.data() + begin, 0, begin, pools.size, weight, expert);
+  });
 }
 }  // namespace detail
 
@@ -157,15 +216,7 @@ void expert_choice(cpu const& space, in<T, dyn, dyn> logits, token_groups pools,
     return parallel_for(space, (count + at_once - 1) / at_once, 20.0 * static_cast<double>(s.members * E), [&](index_t u) {
       detail::choose_small_pools<T, E>(s, logits, pools, u * at_once, std::min((u + 1) * at_once, count), capacity, weight, expert);
     });
-  for (index_t pool = 0; pool < count; ++pool) {
-    auto const row_of = [first = pools.row(pool, 0), step = pools.length](index_t member) { return first + member * step; };
-    parallel_chunks(space, pools.size, s.width, 10.0 * E, [&](index_t, index_t begin, index_t end) {
-      auto const of = [&](index_t i) { return row_of(begin + i); };
-      detail::score_members<E, T>(logits, end - begin, of, s.score.data() + begin, s.pitch, weight, expert);
-    });
-    parallel_for(space, E, static_cast<double>(pools.size),
-                 [&](index_t e) { detail::choose_members(s, s.score.row(e), pools.size, row_of, e, capacity, weight, expert); });
-  }
+  for (index_t pool = 0; pool < count; ++pool) detail::choose_large_pool<T, E>(space, s, logits, pools, pool, capacity, weight, expert);
 }
 
 namespace detail {

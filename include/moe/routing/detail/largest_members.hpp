@@ -17,30 +17,31 @@ using key_vector = typename lane_integers<std::conditional_t<sizeof(Key) == 4, f
 template <class Key>
 inline constexpr index_t key_lanes = vector_bytes / static_cast<index_t>(sizeof(Key));
 
-/// The elements of `from` whose key is at least `least`, in order, or without `from` their places; returns their number. `to` has room for a vector more
-/// than there are, and may be `from`.
+/// Which of some keys are taken: those above `least`, and those equal to it whose place is not behind `last`.
 template <class Key>
-MOE_INLINE index_t collect_at_least(Key const* key, index_t n, Key least, int const* from, int* to) {
+struct taken_keys {
+  Key least, last;
+};
+
+/// The keys that are at least `least`, in order; returns their number. `to` has room for a vector more than there are.
+template <class Key>
+MOE_INLINE index_t collect_at_least(Key const* key, index_t n, Key least, Key* to) {
   index_t found = 0, i = 0;
 #if defined(MOE_AVX512) && !defined(__CUDACC__)
   if constexpr (sizeof(Key) == 4) {
     ints const bound = least - ints{};
-    ints at = lane_integers<float>::iota();
     for (; i + float_lanes <= n; i += float_lanes) {
       ints v;
       std::memcpy(&v, key + i, sizeof v);
-      if (from != nullptr) std::memcpy(&at, from + i, sizeof at);
       auto const chosen = static_cast<unsigned short>(__builtin_ia32_cmpd512_mask(v, bound, 5, all_floats));  // 5: not less
-      ints const packed = __builtin_ia32_compresssi512_mask(at, ints{}, chosen);
+      ints const packed = __builtin_ia32_compresssi512_mask(v, ints{}, chosen);
       std::memcpy(to + found, &packed, sizeof packed);
       found += __builtin_popcount(chosen);
-      if (from == nullptr) at += static_cast<int>(float_lanes);
     }
   }
 #endif
   for (; i < n; ++i) {
-    int const x = from != nullptr ? from[i] : static_cast<int>(i);
-    to[found] = x;
+    to[found] = key[i];
     found += key[i] >= least ? 1 : 0;
   }
   return found;
@@ -110,8 +111,8 @@ struct reached_by {
   }
 };
 
-/// Elements of memory that largest_of_many needs for n keys.
-inline index_t member_places(index_t n) { return n + 2 * float_lanes; }
+/// Keys of memory that largest_of_many needs for n of them.
+inline index_t sample_keys(index_t n) { return n + 2 * float_lanes; }
 
 /// A number that `count` of n keys are likely to reach, and not many more, as a sample of them tells.
 template <class Key>
@@ -125,38 +126,32 @@ Key likely_bound(Key const* key, index_t n, index_t count, index_t step, double 
   return reached_by<Key>(sample, taken, rank, 0).least;
 }
 
-/// Calls f(i) for the `count` largest of n keys, i ascending: larger first, among equal ones the earlier. Of many keys a sample gives a bound that about
-/// as many reach, and only those are looked at closely; the result does not depend on the sample. Memory: place and sample with member_places(n).
-template <class Key, class F>
-void largest_of_many(Key const* key, index_t n, index_t count, int* place, Key* sample, F const& f) {
-  Key least = 0;
+/// The `count` largest of n keys: larger first, among equal ones the earlier. Of many keys a sample gives a bound that about as many reach, and only those
+/// are looked at closely; the result does not depend on the sample. Memory: `sample` of sample_keys(n).
+template <class Key>
+taken_keys<Key> largest_of_many(Key const* key, index_t n, index_t count, Key* sample) {
+  Key bound = 0;
   index_t found = 0;
-  bool const sampled = count * 4 < n && n > 512;
-  if (sampled) {
+  if (count * 4 < n && n > 512) {
     for (double margin = 2; found < count; margin *= 4) {
-      least = likely_bound(key, n, count, n / 256, margin, sample);
-      found = collect_at_least(key, n, least, nullptr, place);
+      bound = likely_bound(key, n, count, n / 256, margin, sample);
+      found = collect_at_least(key, n, bound, sample);
     }
-    for (index_t j = 0; j < found; ++j) sample[j] = key[place[j]];
   } else {
     found = n;
     std::copy_n(key, n, sample);
   }
   pad_keys(sample, found);
-  reached_by<Key> const bound(sample, found, count, least);
-  index_t const taken = collect_at_least(sample, found, bound.least, sampled ? place : nullptr, place);
-  if (taken == count) {
-    for (index_t j = 0; j < taken; ++j) f(place[j]);
-    return;
-  }
-  index_t ties = count - count_at_least(sample, found, static_cast<Key>(bound.least + 1));
-  for (index_t j = 0; j < taken; ++j)
-    if (key[place[j]] > bound.least || ties-- > 0) f(place[j]);
+  reached_by<Key> const taken(sample, found, count, bound);
+  if (taken.found == count) return {taken.least, static_cast<Key>(n - 1)};
+  index_t ties = count - count_at_least(sample, found, static_cast<Key>(taken.least + 1)), last = -1;
+  while (ties > 0) ties -= key[++last] == taken.least ? 1 : 0;
+  return {taken.least, static_cast<Key>(last)};
 }
 
-/// The same for keys that fit Vectors vectors, all of which can be read; they are looked through once for each of the largest; in order of rank.
-template <int Vectors, class Key, class F>
-MOE_INLINE void largest_of_vectors(Key const* key, index_t n, index_t count, F const& f) {
+/// The same for keys that fit Vectors vectors, all of which can be read: they are looked through once for each that is taken.
+template <int Vectors, class Key>
+MOE_INLINE taken_keys<Key> largest_of_vectors(Key const* key, index_t n, index_t count) {
   using vector = key_vector<Key>;
   vector const iota = lane_integers<std::conditional_t<sizeof(Key) == 4, float, double>>::iota(), none = Key(-1) - vector{};
   vector v[Vectors], at[Vectors];
@@ -165,24 +160,25 @@ MOE_INLINE void largest_of_vectors(Key const* key, index_t n, index_t count, F c
     at[i] = static_cast<Key>(-i * key_lanes<Key>) - iota;  // the earlier place is the larger number
     v[i] = at[i] > static_cast<Key>(-n) - vector{} ? v[i] : none;
   }
-  for (index_t j = 0; j < count; ++j) {
+  for (;;) {
     vector most = v[0];
     for (int i = 1; i < Vectors; ++i) most = v[i] > most ? v[i] : most;
-    vector const largest = largest_lane<Key>(most) - vector{}, nowhere = std::numeric_limits<Key>::min() - vector{};
-    vector first = nowhere;
+    Key const least = largest_lane<Key>(most);
+    vector const largest = least - vector{};
+    vector first = std::numeric_limits<Key>::min() - vector{};
     for (int i = Vectors - 1; i >= 0; --i) first = v[i] == largest ? at[i] : first;
     Key const where = largest_lane<Key>(first);
+    if (--count == 0) return {least, static_cast<Key>(-where)};
     for (int i = 0; i < Vectors; ++i) v[i] = at[i] == where - vector{} ? none : v[i];
-    f(-index_t{where});
   }
 }
 template <class Key>
 inline constexpr index_t few_members = 4 * key_lanes<Key>;  ///< so many keys are read, whatever n
-template <class Key, class F>
-void largest_of_few(Key const* key, index_t n, index_t count, F const& f) {
-  if (n <= key_lanes<Key>) largest_of_vectors<1>(key, n, count, f);
-  else if (n <= 2 * key_lanes<Key>) largest_of_vectors<2>(key, n, count, f);
-  else largest_of_vectors<4>(key, n, count, f);
+template <class Key>
+taken_keys<Key> largest_of_few(Key const* key, index_t n, index_t count) {
+  if (n <= key_lanes<Key>) return largest_of_vectors<1>(key, n, count);
+  if (n <= 2 * key_lanes<Key>) return largest_of_vectors<2>(key, n, count);
+  return largest_of_vectors<4>(key, n, count);
 }
 
 }  // namespace moe::inline MOE_ISA::detail
