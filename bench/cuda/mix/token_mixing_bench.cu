@@ -106,7 +106,7 @@ bench::group const cases([](bench::group& g) {
     return std::vector<bench::extent>{{"tokens", 65536, 8}, {"d", 1024, 40}, {"group", group, 4}, {"experts", experts, 3}};
   };
   g.add<float>("group_softmax", {{"tokens", 65536, 8}, {"group", 32, 4}, {"experts", 32, 3}}, group_softmax);
-  for (auto const [group, experts] : {std::pair<index_t, index_t>{32, 32}, {8, 8}, {32, 256}}) {
+  for (auto const& [group, experts] : {std::pair<index_t, index_t>{32, 32}, {8, 8}, {32, 256}}) {
     g.add<bf16>("mix_tokens", shape(group, experts), mix_tokens<bf16>);
     g.add<bf16>("redistribute_tokens", shape(group, experts), redistribute_tokens<bf16>);
     g.add<bf16>("mixing_weight_gradient", shape(group, experts), mixing_weight_gradient<bf16>);
