@@ -97,7 +97,7 @@ TEST_CASE("group_schedule: nonsense is refused where it is made") {
   CHECK(test::contains(test::error_of([&] { (void)rates.scaled(parameter_group::router, 2e4); }), "the learning rate of router peaks at 20"));
   CHECK(test::contains(test::error_of([&] { (void)rates.with_weight_decay(parameter_group::router, 1001); }), "needs to be at most 1"));
   CHECK(test::error_of([&] { (void)rates.scaled(parameter_group::router, 1e4); }).empty());  // exactly 1
-  CHECK(test::contains(test::error_of([&] { (void)rates.scaled(static_cast<parameter_group>(9), 1); }), "9 is no group"));
+  CHECK(test::contains(test::error_of([&] { (void)rates.scaled(static_cast<parameter_group>(10), 1); }), "10 is no group"));
   CHECK(test::contains(test::error_of([&] { (void)rates.at(static_cast<parameter_group>(-1), 1); }), "-1 is no group"));
 }
 
