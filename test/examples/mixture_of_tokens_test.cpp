@@ -144,6 +144,12 @@ TEST_CASE("mixture_of_tokens: transition: token choice begins with the weights o
   CHECK(std::abs(test::number_after(first.out, "\nheld-out bits per byte: ") - bits) > 1e-3);  // the layers differ, and so do their losses
 
   CHECK(resumes<tiny_moe>(f, "moe"));
+  std::string const other = f.path + "/other.txt";
+  std::ofstream(other) << std::string(4000, 'x') << "\nanother text\n" << std::string(4000, 'y');
+  test::result const tuned = run<tiny>({"train", "--data", other, "--from", f.run("mot"), "--out", f.run("tuned"), "--steps", "1", "--threads", "1"});
+  CHECK_MESSAGE(tuned.code == 0, tuned.err);
+  CHECK(test::contains(tuned.out, "this is not the text that " + f.run("mot") + " was trained on"));
+  CHECK(moe::read_file(f.run("tuned") + "/tokenizer.json") == moe::read_file(f.run("mot") + "/tokenizer.json"));
   CHECK(test::contains(test::bytes_of(f.run("moe")).second, "\"from.preset\":\"mixture_of_tokens_tiny\""));
 }
 
@@ -166,6 +172,11 @@ TEST_CASE("mixture_of_tokens: a group is trained and decoded together") {
   CHECK(one == sample("1", "2"));
   CHECK(two == sample("2", "1"));
   CHECK(two.find("continuation 1 of 2:\n" + one) == 0);
+  for (std::size_t at = 0, n = 1; n <= 3; ++n) {  // tokens are not of one length
+    std::size_t const begin = three.find(" of 3:\n", at) + 7;
+    at = std::min(three.find("\ncontinuation", begin), three.size());
+    CHECK(at - begin >= 8 + 145);  // bytes that are no text are shown as fewer
+  }
   CHECK(test::contains(three, one));
   CHECK(test::contains(three, two.substr(two.find("2 of 2:\n") + 8)));  // the first group is the same, however many there are
 }

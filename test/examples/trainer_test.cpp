@@ -155,7 +155,9 @@ TEST_CASE("trainer: several continuations are those of seeds of their own; a mod
   REQUIRE(run({}, with(train, {f.run("b"), "--batch", "6"})).code == 0);
   CHECK(test::contains(run(group, {"eval", "--data", f.text, "--out", f.run("b")}).err, "the batch of the run is 6, needs to be a multiple of 4"));
   // every order of windows gives the same sum, but for rounding
-  double const apart = number_after(run(group, {"eval", "--data", f.text, "--out", f.run("a")}).out, "held-out bits per byte: "),
+  std::string const in_groups = run(group, {"eval", "--data", f.text, "--out", f.run("a")}).out;
+  CHECK(test::contains(in_groups, "\ntokens: 2,400 in"));  // those that only keep others company do not count
+  double const apart = number_after(in_groups, "held-out bits per byte: "),
                in_order = number_after(run({}, {"eval", "--data", f.text, "--out", f.run("a")}).out, "held-out bits per byte: ");
   CHECK(std::abs(apart - in_order) < 2e-4);
 }
@@ -294,6 +296,9 @@ TEST_CASE("trainer: --from begins a run with the weights and the tokenizer of an
   // a learning rate of 0: nothing but the weights of the other run, moments at 0
   REQUIRE(run({}, with("still", {"--lr", "0"})).code == 0);
   CHECK(evaluated("still") == bits);
+  result const rounded = run({}, with("rounded", {"--dtype", "bf16"}));
+  CHECK(number_after(rounded.out, "\nheld-out bits per byte before the first step: ") ==
+        number_after(run({}, {"eval", "--data", f.text, "--out", f.run("first"), "--dtype", "bf16"}).out, "held-out bits per byte: "));
   // the planning of time trains on the loaded weights, and undoes it
   auto planned = with("planned", {"--lr", "0"});
   planned.erase(planned.begin() + 5, planned.begin() + 7);  // --steps 20
