@@ -212,10 +212,15 @@ void expert_choice(cpu const& space, in<T, dyn, dyn> logits, token_groups pools,
   arena::scope const scope(scratch);
   detail::expert_choice_scratch<T, E> const s(scratch, space, pools);
   index_t const count = pools.count(), at_once = s.pools_at_once;
-  if (!s.shared)
-    return parallel_for(space, (count + at_once - 1) / at_once, 20.0 * static_cast<double>(s.members * E), [&](index_t u) {
-      detail::choose_small_pools<T, E>(s, logits, pools, u * at_once, std::min((u + 1) * at_once, count), capacity, weight, expert);
-    });
+  if (!s.shared) {
+    constexpr index_t neighbours =
+        4;  // positions beside each other lie beside each other: whoever has the next one fights for the lines fetched ahead
+    return parallel_chunks(
+        space, (count + at_once - 1) / at_once, neighbours, 20.0 * static_cast<double>(s.members * E), [&](index_t, index_t begin, index_t end) {
+          for (index_t u = begin; u < end; ++u)
+            detail::choose_small_pools<T, E>(s, logits, pools, u * at_once, std::min((u + 1) * at_once, count), capacity, weight, expert);
+        });
+  }
   for (index_t pool = 0; pool < count; ++pool) detail::choose_large_pool<T, E>(space, s, logits, pools, pool, capacity, weight, expert);
 }
 
