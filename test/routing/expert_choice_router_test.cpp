@@ -29,6 +29,7 @@ struct routed {
   test::array<int> expert;
   template <class F>
   routed(index_t tokens, F const& f) : weight(tokens, R::k), expert(tokens, R::k) {
+    expert.fill(5);  // an array begins with -1, which is no choice
     test::scratch memory(1 << 20);
     auto a = memory.get();
     f(moe::tensor<float, dyn, R::k>(weight.mat()), moe::tensor<int, dyn, R::k>(expert.mat()), a);

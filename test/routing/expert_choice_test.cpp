@@ -17,6 +17,7 @@ struct chosen {
   test::array<int> expert;
   chosen(test::array<T> const& logits, token_groups pools, index_t capacity, test::space const& space = test::on())
       : weight(logits.rows(), E, E + 3, 1), expert(logits.rows(), E, E + 1) {
+    expert.fill(77);  // an array begins with -1, which is no choice
     test::memory<std::byte> memory(moe::expert_choice_scratch_bytes<T, E>(space, pools), std::byte{0xff});
     moe::arena scratch(memory.data(), memory.size());
     moe::expert_choice<T, E>(space, logits.mat(), pools, capacity, weight.mat(), expert.mat(), scratch);
@@ -296,12 +297,14 @@ TEST_CASE("expert_choice: a warp and a block choose the same, also when a grid i
   d::cuda_expert_choice_scratch<float> const s(a, pools, 4);
   for (index_t i = 0; i < s.score.size(); ++i) s.score.data()[i] = int(i * 7 % 13);
   test::array<int> least(12), last(12), cut_least(12), cut_last(12);
-  for (auto const& [blocks, from, to] : {std::tuple(index_t{12}, &least, &last), std::tuple(index_t{1}, &cut_least, &cut_last)})
-    moe::launch("test", d::choose_kernel<int>, {blocks, d::choice_threads, sizeof(d::choice_layout)}, space,
-                moe::matrix_view<int const>(s.score), from->vec(), to->vec(), 25);
-  space.wait();
-  CHECK(test::same_bits(least.values(), cut_least.values()));
-  CHECK(test::same_bits(last.values(), cut_last.values()));
+  test::for_each_execution([&](test::space const& order, int) {
+    for (auto const& [blocks, from, to] : {std::tuple(index_t{12}, &least, &last), std::tuple(index_t{1}, &cut_least, &cut_last)})
+      moe::launch("test", d::choose_kernel<int>, {blocks, d::choice_threads, sizeof(d::choice_layout)}, order,
+                  moe::matrix_view<int const>(s.score), from->vec(), to->vec(), 25);
+    order.wait();
+    CHECK(test::same_bits(least.values(), cut_least.values()));
+    CHECK(test::same_bits(last.values(), cut_last.values()));
+  });
 }
 #endif
 
