@@ -55,8 +55,10 @@ namespace detail {
 /// Histograms of expert ids, one per chunk of tokens.
 struct dispatch_scratch {
   static constexpr index_t chunk = 2048;  ///< tokens; where the results, being integers, do not depend on it
-  matrix_view<index_t> histogram;         ///< [chunks, 1 + experts]  column 1 + e is that of expert e, column 0 that of slots without a choice
-  dispatch_scratch(arena& memory, index_t tokens, index_t experts) : histogram(memory.mat<index_t>(chunks(tokens, chunk), 1 + experts)) {}
+  matrix_view<index_t> histogram;         ///< [chunks, >= 1 + experts]  column 1 + e is that of expert e, column 0 that of slots without a choice
+  /// A chunk's counts share no cache line with those of another, which another thread adds to.
+  dispatch_scratch(arena& memory, index_t tokens, index_t experts)
+      : histogram(memory.mat<index_t>(chunks(tokens, chunk), (experts / 8 + 1) * 8)) {}
 };
 
 inline void check_plan(char const* who, dispatch_plan const& plan, index_t slots) {
